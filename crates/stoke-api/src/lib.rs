@@ -1,0 +1,27 @@
+//! The objects that people write, and everything that Stokehold's programs say to each other about them.
+//!
+//! - [`names`]: newtypes ([`MacAddr`], [`Digest`], [`ObjectName`], [`Bytes`]), each parsed once and valid ever after.
+//! - [`meta`]: what every object has: metadata, conditions, references.
+//! - [`objects`]: the kinds, one file each: `Image`, `Lan`, `Farm`, `Server`, `Machine`.
+//! - [`workload`]: what the reconcilers ask a backend to run, and the configuration that each role is given.
+//! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
+//! - [`control`]: the control socket of a standalone installation.
+//! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
+//!
+//! What this crate never does: I/O other than reading the files it is asked to load, logging, or knowing which backend
+//! runs. Read [`objects`] first.
+
+pub mod control;
+pub mod meta;
+pub mod names;
+pub mod node;
+pub mod objects;
+pub mod report;
+pub mod workload;
+
+pub use meta::{Condition, Metadata, ObjectRef};
+pub use names::{Bytes, Digest, LinkName, MacAddr, ObjectName};
+pub use objects::{AnyObject, Kind, Object};
+
+/// Group and version of every object.
+pub const API_VERSION: &str = "stokehold.dev/v1alpha1";

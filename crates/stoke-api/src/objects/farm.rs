@@ -1,0 +1,214 @@
+//! `Farm`: a boot service on a LAN, and the configuration that its nodes get.
+
+use std::net::Ipv4Addr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use crate::Condition;
+use crate::names::{Digest, ObjectName};
+use crate::node::Phase;
+
+/// A boot service on a LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FarmSpec {
+    /// The LAN that it serves.
+    pub lan: ObjectName,
+    /// The image that its nodes boot.
+    pub image: ObjectName,
+    /// How nodes boot.
+    #[serde(default)]
+    pub boot: BootSpec,
+    /// What machines get that no object names.
+    #[serde(default)]
+    pub unknown_clients: UnknownClients,
+    /// What a node must prove before it is given what is its own.
+    #[serde(default)]
+    pub trust: Trust,
+    /// Configuration of all its nodes; a `Server`'s or `Machine`'s own goes over it.
+    #[serde(default)]
+    pub config: NodeConfig,
+}
+
+/// How nodes boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootSpec {
+    /// Where the root file system is while the node runs.
+    #[serde(default)]
+    pub root: RootMode,
+}
+
+/// Where a node's root file system is while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RootMode {
+    /// Memory if the node has plenty, else the farm.
+    #[default]
+    Auto,
+    /// The farm; blocks are fetched when they are read.
+    Nbd,
+    /// Memory; copied at boot.
+    Ram,
+}
+
+/// What machines get that no object names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UnknownClients {
+    /// An address at most; they are listed.
+    #[default]
+    Ignore,
+    /// The farm's image.
+    Boot,
+}
+
+/// What a node must prove before it is given what is its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trust {
+    /// Nothing: whoever can answer for a MAC on this LAN gets what that MAC gets.
+    #[default]
+    Network,
+}
+
+/// Configuration of a node. Each field that is absent falls back to the wider scope: server or machine, farm, default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Host name; the object's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Time zone, for example `Europe/Berlin`; `Etc/UTC` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// Accounts; keyed by `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
+    /// Bound of the writable layer in memory; half of the node's memory if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_size: Option<crate::Bytes>,
+}
+
+/// An account on a node. `root` exists anyway and can be named to give it keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Public keys that may log in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_authorized_keys: Vec<String>,
+}
+
+/// What is known of a farm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmStatus {
+    /// Conditions: `Ready`, `NetworkTrust`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// The generation that the status is about.
+    #[serde(default)]
+    pub observed_generation: u64,
+    /// Where its nodes find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The image version that it hands out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// Number of nodes that objects name.
+    #[serde(default)]
+    pub nodes: u32,
+    /// Number of them that are ready.
+    #[serde(default)]
+    pub ready_nodes: u32,
+}
+
+/// What a farm's node reported last. Part of a `Machine`'s and of a `Server`'s status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeState {
+    /// How far the boot is.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Address on the farm's LAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub address: Option<Ipv4Addr>,
+    /// The image version that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// Where its root is: `nbd` or `ram`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub root: String,
+    /// Public host keys, as in a `known_hosts` file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_host_keys: Vec<String>,
+    /// Why the last boot failed, or fails just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// When the node's session began: RFC 3339.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_started: String,
+    /// Milliseconds from the kernel's start to each phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<(Phase, u64)>,
+    /// Whether the system is up and a resident agent answers.
+    #[serde(default)]
+    pub ready: bool,
+}
+
+impl FarmSpec {
+    /// What is well-formed and still wrong.
+    pub fn check(&self) -> Vec<Problem> {
+        self.config.check("spec.config")
+    }
+}
+
+impl NodeConfig {
+    pub(super) fn check(&self, at: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let label = |text: &str| text.parse::<ObjectName>().is_ok();
+        if let Some(hostname) = self.hostname.as_deref().filter(|name| !name.split('.').all(label)) {
+            problems.push(Problem::new(format!("{at}.hostname"), format!("{hostname:?} is no host name")));
+        }
+        let zone = |text: &str| !text.starts_with('/') && !text.split('/').any(|part| part.is_empty() || part == "..");
+        if let Some(timezone) = self.timezone.as_deref().filter(|text| !zone(text)) {
+            let message = format!("{timezone:?} is no time zone such as Europe/Berlin");
+            problems.push(Problem::new(format!("{at}.timezone"), message));
+        }
+        for (index, user) in self.users.iter().enumerate() {
+            user.check(&format!("{at}.users[{index}]"), &mut problems);
+        }
+        problems
+    }
+
+    /// This configuration with `narrower`'s fields over it. Users are merged by name.
+    #[must_use]
+    pub fn overlaid_with(&self, narrower: &Self) -> Self {
+        let kept = self.users.iter().filter(|user| !narrower.users.iter().any(|other| other.name == user.name));
+        Self {
+            hostname: narrower.hostname.clone().or_else(|| self.hostname.clone()),
+            timezone: narrower.timezone.clone().or_else(|| self.timezone.clone()),
+            users: kept.chain(&narrower.users).cloned().collect(),
+            overlay_size: narrower.overlay_size.or(self.overlay_size),
+        }
+    }
+}
+
+impl User {
+    fn check(&self, at: &str, problems: &mut Vec<Problem>) {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        let starts = self.name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+        if !starts || !self.name.chars().all(allowed) || self.name.len() > 32 {
+            problems.push(Problem::new(format!("{at}.name"), format!("{:?} is no login name", self.name)));
+        }
+        for (index, key) in self.ssh_authorized_keys.iter().enumerate() {
+            let words = key.split_whitespace().count();
+            if words < 2 || key.contains('\n') || key.contains("PRIVATE KEY") {
+                let message = "this is no public key such as \"ssh-ed25519 AAAA… comment\"";
+                problems.push(Problem::new(format!("{at}.sshAuthorizedKeys[{index}]"), message));
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `Lan`: a layer-2 segment with its subnets, DHCP, DNS and way out.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use crate::Condition;
+use crate::names::LinkName;
+
+/// A layer-2 segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LanSpec {
+    /// Subnets; keyed by `name`.
+    pub subnets: Vec<Subnet>,
+    /// Who gives addresses.
+    #[serde(default)]
+    pub dhcp: DhcpSpec,
+    /// Names.
+    #[serde(default)]
+    pub dns: DnsSpec,
+    /// The way out.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Network interfaces of the host that join the segment; keyed by `interface`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<Uplink>,
+    /// Maximum transmission unit in bytes.
+    #[serde(default = "mtu_1500")]
+    #[schemars(range(min = 1280, max = 9216))]
+    pub mtu: u16,
+}
+
+fn mtu_1500() -> u16 {
+    1500
+}
+
+/// One IPv4 subnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subnet {
+    /// Its name in this LAN.
+    pub name: String,
+    /// Network and prefix length, for example `10.10.0.0/24`.
+    #[schemars(with = "String")]
+    pub cidr: Ipv4Net,
+    /// The router's own address; the first one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub gateway: Option<Ipv4Addr>,
+    /// Ranges given to machines that have no address of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub pools: Vec<Pool>,
+}
+
+impl Subnet {
+    /// The router's own address.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway.or_else(|| self.cidr.hosts().next()).unwrap_or(self.cidr.addr())
+    }
+}
+
+/// A range of addresses, both ends included: `10.10.0.100-10.10.0.199`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pool {
+    /// First address.
+    pub first: Ipv4Addr,
+    /// Last address.
+    pub last: Ipv4Addr,
+}
+
+impl Pool {
+    /// Whether the address is in the range.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&address)
+    }
+
+    /// Number of addresses.
+    pub fn size(&self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+}
+
+impl FromStr for Pool {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("{text:?} is not a range of addresses such as 10.10.0.100-10.10.0.199");
+        let (first, last) = text.split_once('-').ok_or_else(error)?;
+        let parse = |part: &str| part.trim().parse::<Ipv4Addr>().map_err(|_| error());
+        let (first, last) = (parse(first)?, parse(last)?);
+        if first <= last { Ok(Self { first, last }) } else { Err(format!("{text:?} ends before it begins")) }
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl Serialize for Pool {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pool {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Who gives addresses on the LAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DhcpSpec {
+    /// How our server behaves.
+    #[serde(default)]
+    pub mode: DhcpMode,
+}
+
+/// How the DHCP server of a LAN behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DhcpMode {
+    /// Ours is the only server: it gives addresses from reservations and pools, and boot answers.
+    #[default]
+    Authoritative,
+    /// None of ours.
+    Off,
+}
+
+/// Names on the LAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DnsSpec {
+    /// Domain of the machines' names; `NAME.internal` with the LAN's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Servers that know all other names; the host's own if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub upstreams: Vec<IpAddr>,
+}
+
+/// The way out of a LAN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Egress {
+    /// Behind the router's own address.
+    #[default]
+    Masquerade,
+    /// None: the LAN is alone.
+    None,
+}
+
+/// A network interface of the host that joins the segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Uplink {
+    /// Its name on the host.
+    pub interface: LinkName,
+}
+
+/// What is known of a LAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LanStatus {
+    /// Conditions: `Ready`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// The generation that the status is about.
+    #[serde(default)]
+    pub observed_generation: u64,
+    /// The bridge.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bridge: String,
+    /// Addresses given out and not expired.
+    #[serde(default)]
+    pub leases: u32,
+    /// Addresses that pools and reservations could give out.
+    #[serde(default)]
+    pub capacity: u32,
+}
+
+impl LanSpec {
+    /// What is well-formed and still wrong.
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.subnets.is_empty() {
+            problems.push(Problem::new("spec.subnets", "name at least one subnet: {name: v4, cidr: 10.10.0.0/24}"));
+        }
+        for (index, subnet) in self.subnets.iter().enumerate() {
+            let earlier = self.subnets.iter().take(index);
+            subnet.check(&format!("spec.subnets[{index}]"), earlier, &mut problems);
+        }
+        problems
+    }
+}
+
+impl Subnet {
+    fn check<'a>(&self, at: &str, earlier: impl Iterator<Item = &'a Self>, problems: &mut Vec<Problem>) {
+        let mut problem = |field: &str, message: String| problems.push(Problem::new(format!("{at}{field}"), message));
+        if self.cidr.addr() != self.cidr.network() {
+            problem(".cidr", format!("{} has host bits set; the network is {}", self.cidr, self.cidr.trunc()));
+        }
+        if self.cidr.prefix_len() > 30 {
+            problem(".cidr", format!("{} has no room for machines; a prefix of 30 or less has", self.cidr));
+        }
+        if !self.cidr.contains(&self.gateway()) {
+            problem(".gateway", format!("{} is outside of {}", self.gateway(), self.cidr));
+        }
+        for (index, pool) in self.pools.iter().enumerate() {
+            let inside = self.cidr.contains(&pool.first) && self.cidr.contains(&pool.last);
+            if !inside {
+                problem(&format!(".pools[{index}]"), format!("{pool} is outside of {}", self.cidr));
+            } else if pool.contains(self.gateway()) {
+                problem(&format!(".pools[{index}]"), format!("{pool} contains the gateway {}", self.gateway()));
+            }
+        }
+        for other in earlier {
+            if other.name == self.name {
+                problem(".name", format!("{:?} is already the name of another subnet", self.name));
+            }
+            if other.cidr.contains(&self.cidr) || self.cidr.contains(&other.cidr) {
+                problem(".cidr", format!("{} overlaps {} of subnet {:?}", self.cidr, other.cidr, other.name));
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The kinds of object, as people write them. One file for each kind: its spec, its status, what it means.
+//!
+//! Serde and the JSON schema decide what is well-formed; each spec's `check` finds what is well-formed and still wrong
+//! (a pool outside its subnet), by field, and does not stop at the first.
+
+mod farm;
+mod image;
+mod lan;
+mod machine;
+mod server;
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use farm::{BootSpec, FarmSpec, FarmStatus, NodeConfig, NodeState, RootMode, Trust, UnknownClients, User};
+pub use image::{
+    Architecture, DebianSource, Forms, Hooks, ImageSource, ImageSpec, ImageStatus, NetbootForm, Overlay, RecipeFile,
+    RootForm, RootFormat,
+};
+pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, LanSpec, LanStatus, Pool, Subnet, Uplink};
+pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
+pub use server::{ClusterRef, ServerSpec, ServerStatus};
+
+use crate::meta::{Metadata, ObjectRef};
+use crate::names::ObjectName;
+
+/// One kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "each is documented where its spec is")]
+pub enum Kind {
+    Image,
+    Lan,
+    Farm,
+    Server,
+    Machine,
+}
+
+impl Kind {
+    /// All kinds, in the order in which one needs the next.
+    pub const ALL: [Self; 5] = [Self::Image, Self::Lan, Self::Farm, Self::Server, Self::Machine];
+
+    /// As in a command line: `machine`.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Lan => "lan",
+            Self::Farm => "farm",
+            Self::Server => "server",
+            Self::Machine => "machine",
+        }
+    }
+
+    /// As in a path: `machines`.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Image => "images",
+            Self::Lan => "lans",
+            Self::Farm => "farms",
+            Self::Server => "servers",
+            Self::Machine => "machines",
+        }
+    }
+
+    /// The short name that kubectl knows it by.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Image => "simg",
+            Self::Lan => "slan",
+            Self::Farm => "sfarm",
+            Self::Server => "ssrv",
+            Self::Machine => "smach",
+        }
+    }
+
+    /// Whether objects of this kind live in a namespace. A `Server` is an asset, not a workload.
+    pub fn is_namespaced(self) -> bool {
+        self != Self::Server
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// A word that names no kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no kind is called {0:?}; kinds are images, lans, farms, servers, machines")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+    /// Accepts singular, plural and short name in any case.
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let lower = text.to_lowercase();
+        let named = |kind: &Self| [kind.singular(), kind.plural(), kind.short()].contains(&lower.as_str());
+        Self::ALL.into_iter().find(named).ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// An object: who it is, what is wanted, what is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(bound = "Spec: JsonSchema, Status: JsonSchema + Serialize + Default")]
+pub struct Object<Spec, Status> {
+    /// Identity and labels.
+    pub metadata: Metadata,
+    /// What is wanted. Written by people.
+    pub spec: Spec,
+    /// What is. Written by the reconcilers only.
+    #[serde(default)]
+    pub status: Status,
+}
+
+/// An object of any kind. In JSON and YAML, `kind` tells which; `apiVersion` is checked where files are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+#[expect(missing_docs, reason = "each is documented where its spec is")]
+pub enum AnyObject {
+    Image(Object<ImageSpec, ImageStatus>),
+    Lan(Object<LanSpec, LanStatus>),
+    Farm(Object<FarmSpec, FarmStatus>),
+    Server(Object<ServerSpec, ServerStatus>),
+    Machine(Object<MachineSpec, MachineStatus>),
+}
+
+/// Applies one expression to the object inside, whatever its kind.
+macro_rules! each {
+    ($any:expr, $object:ident => $body:expr) => {
+        match $any {
+            AnyObject::Image($object) => $body,
+            AnyObject::Lan($object) => $body,
+            AnyObject::Farm($object) => $body,
+            AnyObject::Server($object) => $body,
+            AnyObject::Machine($object) => $body,
+        }
+    };
+}
+
+impl AnyObject {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Image(_) => Kind::Image,
+            Self::Lan(_) => Kind::Lan,
+            Self::Farm(_) => Kind::Farm,
+            Self::Server(_) => Kind::Server,
+            Self::Machine(_) => Kind::Machine,
+        }
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &Metadata {
+        each!(self, object => &object.metadata)
+    }
+
+    /// Its metadata, to be changed by the store.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        each!(self, object => &mut object.metadata)
+    }
+
+    /// Its conditions.
+    pub fn conditions(&self) -> &[crate::Condition] {
+        each!(self, object => &object.status.conditions)
+    }
+
+    /// Its name for others, with the default namespace filled in.
+    pub fn reference(&self) -> ObjectRef {
+        let metadata = self.metadata();
+        let namespace = self
+            .kind()
+            .is_namespaced()
+            .then(|| metadata.namespace.clone().or_else(|| crate::meta::DEFAULT_NAMESPACE.parse::<ObjectName>().ok()));
+        ObjectRef { kind: self.kind(), namespace: namespace.flatten(), name: metadata.name.clone() }
+    }
+
+    /// What is well-formed and still wrong in the spec, each with its field.
+    pub fn check(&self) -> Vec<Problem> {
+        each!(self, object => object.spec.check())
+    }
+}
+
+/// Something wrong at a field: `spec.subnets[0].pools[1]`, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the field from the object's root.
+    pub field: String,
+    /// What is wrong and what would be right: lower case, no full stop.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}

@@ -1,0 +1,3 @@
+//! Under construction in this commit series.
+
+fn main() {}
