@@ -1,0 +1,3 @@
+//! Rendered boot files: the script that iPXE gets.
+//!
+//! What this module never does: I/O.
