@@ -1,0 +1,67 @@
+//! The gate, and the rings of tests.
+
+use anyhow::{Context as _, Result};
+
+use crate::build::{Profile, build};
+use crate::packages::{Purpose, ensure};
+use crate::run::{cache, cargo, has_program, run};
+use crate::{docs, tidy};
+
+/// Version of cargo-deny that the gate uses.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args, Default)]
+pub(crate) struct TestOptions {
+    /// Only the tests whose name contains this.
+    filter: Option<String>,
+    /// Without the tests that boot whole guests.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Every ring: units, snapshots, components against real peers, and real guests end to end.
+pub(crate) fn test(options: &TestOptions) -> Result<()> {
+    ensure(Purpose::Test)?;
+    let programs = build(Profile::Dev)?;
+    let filter = options.filter.iter().map(String::as_str);
+    let mut rings = cargo(&["test", "--workspace", "--exclude", "e2e", "--"]);
+    run("tests of the crates", rings.env("STOKE_PROGRAMS", &programs).args(filter.clone()))?;
+    if options.quick {
+        return Ok(());
+    }
+    // Guests under emulation each need a processor: one test at a time.
+    let mut guests = cargo(&["test", "--package", "e2e", "--", "--test-threads=1", "--nocapture"]);
+    run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter))
+}
+
+/// The one gate.
+pub(crate) fn ci() -> Result<()> {
+    test(&TestOptions::default())?;
+    checks()
+}
+
+/// What the gate has beside the tests.
+pub(crate) fn checks() -> Result<()> {
+    run("fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    run("clippy", &mut cargo(&clippy))?;
+    tidy::run()?;
+    deny()?;
+    docs::check()
+}
+
+/// Licences, sources, duplicate versions. The tool is built once, into the cache.
+pub(crate) fn deny() -> Result<()> {
+    let tools = cache().join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !has_program("cargo-deny") && !program.exists() {
+        let mut install = cargo(&["install", "--locked", "--version", CARGO_DENY, "cargo-deny", "--root"]);
+        run("build cargo-deny, once", install.arg(&tools))?;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([tools.join("bin")]);
+    let path = std::env::join_paths(folders).context("PATH cannot be extended")?;
+    // The advisory database is a git repository; where it can be reached, `cargo deny check advisories` is run by hand.
+    run("deny", cargo(&["deny", "check", "bans", "licenses", "sources"]).env("PATH", path))
+}

@@ -1,0 +1,98 @@
+//! The crate edges that the design allows: arrows go down only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+
+use crate::run::{cargo, output};
+
+/// Layer of each crate; an edge must lead to a lower layer, or to one that [`SIDEWAYS`] names.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("ground", &["stoke-api", "stoke-daemon", "stoke-sys"]),
+    ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd"]),
+    ("engines", &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-vmm"]),
+    ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
+    ("programs", &["stoke", "stoke-init", "stoke-vm"]),
+    ("tests", &["e2e", "bench", "testbed", "xtask"]),
+];
+
+/// Edges within a layer, or upwards, each with its reason.
+const SIDEWAYS: &[(&str, &str, &str)] = &[
+    ("stoke-daemon", "stoke-api", "speaks its reports"),
+    ("stoke-host", "stoke-reconcile", "runs the reconcilers"),
+    ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
+    ("stoke-host", "stoke-net", "prints the plan of a LAN"),
+    ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),
+    ("e2e", "testbed", "the test bed is there for it"),
+    ("bench", "testbed", "the test bed is there for it"),
+];
+
+/// Crates that must not reach tokio, built alone.
+const WITHOUT_TOKIO: &[&str] = &["stoke-init", "stoke-net", "stoke-reconcile", "stoke-image", "stoke-api", "stoke-sys"];
+
+/// Libraries that only one crate of ours may import.
+const SINGLE_IMPORTERS: &[(&str, &str)] = &[
+    ("netlink-packet-route", "stoke-net"),
+    ("nftables", "stoke-net"),
+    ("kvm-ioctls", "stoke-vmm"),
+    ("redb", "stoke-host"),
+];
+
+#[derive(serde::Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(serde::Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(serde::Deserialize)]
+struct Dependency {
+    name: String,
+    kind: Option<String>,
+}
+
+/// Everything that is wrong with the edges, one a line.
+pub(crate) fn violations() -> Result<Vec<String>> {
+    let text = output(&mut cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata printed something else")?;
+    let mut wrong = edges(&metadata.packages);
+    for package in WITHOUT_TOKIO {
+        let tree = output(&mut cargo(&["tree", "--package", package, "--edges", "normal", "--prefix", "none"]))?;
+        if tree.lines().any(|line| line.starts_with("tokio v")) {
+            wrong
+                .push(format!("{package} reaches tokio: cargo tree --package {package} --edges normal --invert tokio"));
+        }
+    }
+    Ok(wrong)
+}
+
+fn edges(packages: &[Package]) -> Vec<String> {
+    let level: BTreeMap<&str, usize> = LAYERS
+        .iter()
+        .enumerate()
+        .flat_map(|(level, (_, names))| names.iter().map(move |name| (*name, level)))
+        .collect();
+    let sideways: BTreeSet<_> = SIDEWAYS.iter().map(|(from, to, _)| (*from, *to)).collect();
+    let mut wrong = Vec::new();
+    for package in packages {
+        let Some(own) = level.get(package.name.as_str()) else {
+            wrong.push(format!("{} is in no layer of xtask/src/graph.rs", package.name));
+            continue;
+        };
+        for dependency in package.dependencies.iter().filter(|dependency| dependency.kind.is_none()) {
+            let edge = (package.name.as_str(), dependency.name.as_str());
+            if level.get(edge.1).is_some_and(|other| other >= own) && !sideways.contains(&edge) {
+                wrong.push(format!("{} must not depend on {}: arrows go down only", edge.0, edge.1));
+            }
+            let importer = SINGLE_IMPORTERS.iter().find(|(library, _)| *library == edge.1);
+            if importer.is_some_and(|(_, only)| *only != edge.0) {
+                wrong.push(format!("{} must not import {}", edge.0, edge.1));
+            }
+        }
+    }
+    wrong
+}

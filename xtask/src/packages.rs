@@ -1,0 +1,94 @@
+//! The Debian packages that the project's commands need, and their installation.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run::{has_program, run};
+
+/// What the packages are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Building and running Stokehold itself.
+    Demo,
+    /// The same, and the real clients that the tests run.
+    Test,
+}
+
+/// A Debian package, and the file by which it is recognised on any distribution.
+struct Package {
+    name: &'static str,
+    file: &'static str,
+    needed_for: &'static str,
+}
+
+const fn package(name: &'static str, file: &'static str, needed_for: &'static str) -> Package {
+    Package { name, file, needed_for }
+}
+
+const DEMO: &[Package] = &[
+    package("gcc", "/usr/bin/cc", "linking, and the C parts of two libraries"),
+    package("libc6-dev", "/usr/include/stdlib.h", "the same"),
+    package("qemu-system-x86", "/usr/bin/qemu-system-x86_64", "virtual machines"),
+    package("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd", "UEFI firmware of virtual machines"),
+    package("ipxe-qemu", "/usr/lib/ipxe/qemu/pxe-virtio.rom", "network boot of virtual machines with a BIOS"),
+    package("ipxe", "/usr/lib/ipxe/undionly.kpxe", "the boot programs that servers load first"),
+    package("mmdebstrap", "/usr/bin/mmdebstrap", "image builds"),
+    package("squashfs-tools", "/usr/bin/mksquashfs", "image builds"),
+    package("erofs-utils", "/usr/bin/mkfs.erofs", "image builds with EROFS roots"),
+    package("cryptsetup-bin", "/usr/sbin/veritysetup", "verified roots"),
+    package("binutils", "/usr/bin/objcopy", "unified kernel images"),
+    package("systemd-boot-efi", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "unified kernel images"),
+    package("zstd", "/usr/bin/zstd", "image builds"),
+    package("passt", "/usr/bin/pasta", "the way out of the namespace"),
+    package("nftables", "/usr/sbin/nft", "the LANs' packet filter"),
+    package("iproute2", "/usr/sbin/ip", "looking at links"),
+    package("uidmap", "/usr/bin/newuidmap", "image builds as an ordinary user"),
+    package("openssh-client", "/usr/bin/ssh", "stoke ssh"),
+];
+
+const TEST: &[Package] = &[
+    package("udhcpc", "/usr/sbin/udhcpc", "tests: a DHCP client"),
+    package("isc-dhcp-client", "/usr/sbin/dhclient", "tests: a DHCP client"),
+    package("tftp-hpa", "/usr/bin/tftp", "tests: a TFTP client"),
+    package("atftp", "/usr/bin/atftp", "tests: a TFTP client"),
+    package("curl", "/usr/bin/curl", "tests: an HTTP and TFTP client"),
+    package("bind9-dnsutils", "/usr/bin/dig", "tests: a DNS client"),
+    package("libnbd-bin", "/usr/bin/nbdinfo", "tests: an NBD client"),
+    package("qemu-utils", "/usr/bin/qemu-img", "tests: an NBD client"),
+    package("cpio", "/usr/bin/cpio", "tests: a second opinion on archives"),
+    package("util-linux", "/usr/bin/setpriv", "tests: running as an ordinary user"),
+];
+
+/// Installs what is missing, as root on Debian; otherwise fails with what to do.
+pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
+    let tests = if purpose == Purpose::Test { TEST } else { &[] };
+    let is_missing = |package: &&Package| !std::path::Path::new(package.file).exists();
+    let missing: Vec<_> = DEMO.iter().chain(tests).filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("This host lacks:");
+    for package in &missing {
+        eprintln!("  {:<18} {}", package.name, package.needed_for);
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    let line = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if !has_program("apt-get") {
+        bail!("this is no Debian: install what your distribution calls these packages, then run this again");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("run this as root, then this command again:\n  sudo {line}");
+    }
+    install(&names)
+}
+
+fn install(names: &[&str]) -> Result<()> {
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-y", "-q"]);
+        command
+    };
+    run("apt-get update", apt().arg("update"))?;
+    run("apt-get install", apt().args(["install", "--no-install-recommends"]).args(names))
+}
