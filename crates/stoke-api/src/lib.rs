@@ -7,16 +7,20 @@
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
 //! - [`control`]: the control socket of a standalone installation.
 //! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
+//! - [`schema`]: the JSON schema of each kind, derived from its types.
+//! - [`load`]: objects from files, with all that is wrong in them at once.
 //!
 //! What this crate never does: I/O other than reading the files it is asked to load, logging, or knowing which backend
 //! runs. Read [`objects`] first.
 
 pub mod control;
+pub mod load;
 pub mod meta;
 pub mod names;
 pub mod node;
 pub mod objects;
 pub mod report;
+pub mod schema;
 pub mod workload;
 
 pub use meta::{Condition, Metadata, ObjectRef};

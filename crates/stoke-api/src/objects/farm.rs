@@ -133,7 +133,6 @@ pub struct NodeState {
     pub phase: Phase,
     /// Address on the farm's LAN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
     /// The image version that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

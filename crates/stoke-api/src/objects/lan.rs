@@ -1,11 +1,12 @@
 //! `Lan`: a layer-2 segment with its subnets, DHCP, DNS and way out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -47,15 +48,13 @@ pub struct Subnet {
     /// Its name in this LAN.
     pub name: String,
     /// Network and prefix length, for example `10.10.0.0/24`.
-    #[schemars(with = "String")]
+    #[schemars(with = "String", extend("format" = "cidr"))]
     pub cidr: Ipv4Net,
     /// The router's own address; the first one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub gateway: Option<Ipv4Addr>,
     /// Ranges given to machines that have no address of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
     pub pools: Vec<Pool>,
 }
 
@@ -104,6 +103,19 @@ impl fmt::Display for Pool {
     }
 }
 
+impl JsonSchema for Pool {
+    fn schema_name() -> Cow<'static, str> {
+        "Pool".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A range of addresses, both ends included: `10.10.0.100-10.10.0.199`.",
+            "pattern": "^[0-9.]+ *- *[0-9.]+$"
+        })
+    }
+}
+
 impl Serialize for Pool {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -144,7 +156,6 @@ pub struct DnsSpec {
     pub domain: Option<String>,
     /// Servers that know all other names; the host's own if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
     pub upstreams: Vec<IpAddr>,
 }
 

@@ -109,7 +109,6 @@ pub struct Nic {
     pub mac: Option<MacAddr>,
     /// Its address; one from the pools if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
 }
 

@@ -22,7 +22,6 @@ pub struct ServerSpec {
     pub uuid: Option<String>,
     /// Its address on the farm's LAN; one from the pools if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
     /// Configuration that goes over the farm's.
     #[serde(default)]
