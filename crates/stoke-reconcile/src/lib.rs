@@ -1,1 +1,57 @@
-//! Under construction in this commit series.
+//! The reconcilers: objects and observed state in, workloads and statuses out.
+//!
+//! [`reconcile`] is pure and derives everything from live state, never from the name of an event: the same input gives
+//! the same output, and its own output, once it has come true, gives no change. One module for each kind of object says
+//! what that kind wants and what its conditions are; [`check`] finds what is wrong across objects and is used by whoever
+//! accepts objects, too, so that people read the same words from both. One bad object harms itself only.
+//!
+//! What this crate never does: I/O, reading a clock, knowing whether processes or pods run the workloads, reaching tokio.
+//! Read [`observed`] first, then `lan.rs`.
+
+pub mod check;
+pub mod names;
+pub mod observed;
+pub mod status;
+
+mod farm;
+mod image;
+mod lan;
+mod machine;
+mod server;
+mod view;
+
+pub use check::check;
+pub use observed::{
+    Desired, Environment, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed, ObservedWorkload,
+    Occurrence,
+};
+pub use status::Status;
+
+use view::{Gates, View};
+
+/// What should run now, what each object's status is, and what has to be made first.
+///
+/// A workload that must wait for another one (a machine for its farm, a farm for its LAN) is left out until then; one
+/// that runs is never left out because something that it once waited for is gone.
+pub fn reconcile(observed: &Observed) -> Desired {
+    desired(&View::new(observed, Gates::Closed))
+}
+
+/// What will run when all that is waited for has come true: what a plan shows.
+pub fn reconcile_eventually(observed: &Observed) -> Desired {
+    desired(&View::new(observed, Gates::Open))
+}
+
+fn desired(view: &View<'_>) -> Desired {
+    let mut desired = Desired::default();
+    lan::node_agent(view, &mut desired);
+    view.images().for_each(|(reference, image)| image::desire(view, reference, image, &mut desired));
+    view.lans().for_each(|(reference, lan)| lan::desire(view, reference, lan, &mut desired));
+    view.farms().for_each(|(reference, farm)| farm::desire(view, reference, farm, &mut desired));
+    view.servers().for_each(|(reference, server)| server::desire(view, reference, server, &mut desired));
+    view.machines().for_each(|(reference, machine)| machine::desire(view, reference, machine, &mut desired));
+    desired
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! `Farm`: one `farm` workload on the LAN's gateway address, with its image versions and its nodes.
+
+use std::net::Ipv4Addr;
+
+use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, Trust, User};
+use stoke_api::report::{BuiltImage, FarmNodeReport};
+use stoke_api::workload::{FarmBoot, FarmConfig, FarmImage, FarmNode, Role, Workload};
+use stoke_api::{Condition, ObjectRef};
+
+use crate::check::hostname;
+use crate::names::{farm_folder, key, machine_uuid, nic_mac};
+use crate::observed::{Desired, FarmPartRequest};
+use crate::status::{Status, Waiting, condition, push, ready_condition};
+use crate::view::{Farm, View, sibling};
+use crate::{image, lan, server};
+
+pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
+    request_parts(view, reference, farm, desired);
+    let gate = view.valid(reference).and_then(|()| lan::laid(view, &lan_of(reference, farm)));
+    if let Some(config) = config(view, reference, farm).filter(|_| view.passes(&workload_name(reference), &gate)) {
+        desired.workloads.push(Workload { owner: reference.clone(), role: Role::Farm(config) });
+    }
+    let images = images(view, reference, farm);
+    let nodes = nodes(view, reference, farm);
+    let ready = |node: &&FarmNode| node_state(view, reference, &node.owner).is_some_and(|state| state.ready);
+    let status = FarmStatus {
+        conditions: vec![ready_condition(&state(view, reference, farm)), network_trust(farm)],
+        observed_generation: farm.metadata.generation.unwrap_or_default(),
+        address: address(view, reference, farm).map(|address| address.to_string()),
+        image: images.first().map(|image| image.digest),
+        nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
+        ready_nodes: u32::try_from(nodes.iter().filter(ready).count()).unwrap_or(u32::MAX),
+    };
+    push(desired, reference, &farm.status.conditions, Status::Farm(status));
+}
+
+/// What the object must say of its trust: whoever can answer for a MAC gets what that MAC gets.
+fn network_trust(farm: &Farm) -> Condition {
+    match farm.spec.trust {
+        Trust::Network => {
+            let message = "whoever can answer for a MAC address on this LAN gets what its machine gets";
+            condition("NetworkTrust", true, "TrustIsNetwork", message)
+        }
+    }
+}
+
+fn lan_of(reference: &ObjectRef, farm: &Farm) -> ObjectRef {
+    sibling(reference, Kind::Lan, &farm.spec.lan)
+}
+
+/// The name of a farm's workload.
+pub(crate) fn workload_name(farm: &ObjectRef) -> String {
+    format!("farm-{}", key(farm).replace('/', "-"))
+}
+
+/// The address that a farm serves on: the router's own in the LAN's first subnet.
+fn address(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<Ipv4Addr> {
+    Some(view.lan(&lan_of(reference, farm))?.spec.subnets.first()?.gateway())
+}
+
+fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&'a [BuiltImage], Waiting> {
+    image::versions(view, &sibling(reference, Kind::Image, &farm.spec.image))
+}
+
+/// The image versions whose farm's parts are made, newest first.
+fn images(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmImage> {
+    let parts = |version: &BuiltImage| view.environment().farm_parts.get(&(key(reference), version.digest));
+    let image = |version: &BuiltImage| parts(version).map(|parts| version.for_farm(parts.initramfs, parts.uki));
+    versions(view, reference, farm).unwrap_or_default().iter().filter_map(image).collect()
+}
+
+fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
+    if view.valid(reference).is_err() {
+        return;
+    }
+    let made = |version: &BuiltImage| view.environment().farm_parts.contains_key(&(key(reference), version.digest));
+    for version in versions(view, reference, farm).unwrap_or_default().iter().filter(|version| !made(version)) {
+        desired.farm_parts.push(FarmPartRequest { farm: key(reference), image: version.clone() });
+    }
+}
+
+/// What booting clients are told of the farm.
+pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmBoot> {
+    let address = address(view, reference, farm)?;
+    let ports = view.environment().ports;
+    let uki = images(view, reference, farm).first().and_then(|image| image.uki);
+    Some(FarmBoot {
+        address,
+        http_port: ports.http,
+        node_url: format!("https://{address}:{}", ports.node),
+        uki_path: uki.map(|blob| format!("{}.efi", blob.http_path())),
+        unknown_clients: farm.spec.unknown_clients,
+    })
+}
+
+fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmConfig> {
+    let environment = view.environment();
+    let lan_name = lan_of(reference, farm);
+    let folder = farm_folder(&environment.state, reference);
+    Some(FarmConfig {
+        farm: reference.clone(),
+        address: address(view, reference, farm)?,
+        tftp_port: environment.ports.tftp,
+        http_port: environment.ports.http,
+        node_port: environment.ports.node,
+        nbd_port: environment.ports.nbd,
+        blobs: environment.state.join("images").join("blobs"),
+        images: images(view, reference, farm),
+        nodes: nodes(view, reference, farm),
+        unknown_clients: farm.spec.unknown_clients,
+        root: farm.spec.boot.root,
+        config: with_access(view, farm.spec.config.clone()),
+        domain: lan::domain(&lan_name, view.lan(&lan_name)?),
+        certificate: folder.join("certificate.pem"),
+        key: folder.join("key.pem"),
+        boot_programs: environment.boot_programs.clone(),
+        state: folder.join("sessions"),
+    })
+}
+
+/// The nodes that objects name: servers, then machines.
+fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
+    let servers =
+        view.servers().filter(|(name, server)| server::farm_of(server) == *reference && view.valid(name).is_ok());
+    let servers = servers.map(|(name, server)| FarmNode {
+        owner: name.clone(),
+        macs: server.spec.macs.clone(),
+        uuid: server.spec.uuid.clone(),
+        config: node_config(view, farm, name, &server.spec.config),
+        reboots_requested: server.status.reboots_requested,
+    });
+    let fed_here = |name: &ObjectRef, machine: &crate::view::Machine| {
+        machine.spec.farm.as_ref().is_some_and(|farm| sibling(name, Kind::Farm, farm) == *reference)
+    };
+    let machines = view.machines().filter(|(name, machine)| fed_here(name, machine) && view.valid(name).is_ok());
+    let machines = machines.map(|(name, machine)| FarmNode {
+        owner: name.clone(),
+        macs: machine.spec.nics.iter().map(|nic| nic_mac(name, nic)).collect(),
+        uuid: Some(machine_uuid(name, machine.metadata.uid.as_deref())),
+        config: node_config(view, farm, name, &machine.spec.config),
+        // A virtual machine is rebooted by its hypervisor; with two who do it, it would boot twice.
+        reboots_requested: 0,
+    });
+    servers.chain(machines).collect()
+}
+
+/// All scopes merged, the narrower one over the wider one; the host name is set.
+fn node_config(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeConfig) -> NodeConfig {
+    // A host name of the farm would be that of all its nodes.
+    let wide = NodeConfig { hostname: None, ..farm.spec.config.clone() };
+    let mut config = with_access(view, wide.overlaid_with(own));
+    config.hostname = Some(hostname(owner, own));
+    config
+}
+
+/// The configuration with the installation's key for root, so that its owner can enter every node.
+fn with_access(view: &View<'_>, mut config: NodeConfig) -> NodeConfig {
+    let key = &view.environment().ssh_public_key;
+    if key.is_empty() {
+        return config;
+    }
+    match config.users.iter_mut().find(|user| user.name == "root") {
+        Some(root) if root.ssh_authorized_keys.contains(key) => {}
+        Some(root) => root.ssh_authorized_keys.push(key.clone()),
+        None => config.users.push(User { name: "root".to_owned(), ssh_authorized_keys: vec![key.clone()] }),
+    }
+    config
+}
+
+/// What the farm knows of a node.
+pub(crate) fn node_state<'a>(view: &View<'a>, farm: &ObjectRef, node: &ObjectRef) -> Option<&'a NodeState> {
+    let of_node = |report: &&FarmNodeReport| report.owner.as_ref() == Some(node);
+    view.farm_report(&workload_name(farm))?.nodes.iter().find(of_node).map(|report| &report.state)
+}
+
+fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'static str, String), Waiting> {
+    view.valid(reference)?;
+    let lan = lan_of(reference, farm);
+    lan::serves(view, &lan)
+        .map_err(|why| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message)))?;
+    versions(view, reference, farm)?;
+    let workload = workload_name(reference);
+    view.started(&workload)?;
+    let images = images(view, reference, farm);
+    let Some(newest) = images.first() else {
+        return Err(Waiting::new("MakingParts", "the farm's own boot files are being made"));
+    };
+    match view.farm_report(&workload) {
+        Some(report) if report.ready => {}
+        Some(report) => {
+            let why = report.failure.clone().unwrap_or_else(|| "the farm is starting".to_owned());
+            return Err(Waiting::new(if report.failure.is_some() { "Failed" } else { "Starting" }, why));
+        }
+        None => return Err(Waiting::new("Starting", "the farm is starting")),
+    }
+    told_of(view, &workload, newest)?;
+    Ok(("Serving", format!("hands out {}", newest.digest)))
+}
+
+/// Whether the farm's process has the newest version: only then may a machine boot that needs it.
+fn told_of(view: &View<'_>, workload: &str, newest: &FarmImage) -> Result<(), Waiting> {
+    let config = view.workload(workload).and_then(|seen| seen.workload.as_ref()).map(|workload| &workload.role);
+    match config {
+        Some(Role::Farm(config)) if config.images.iter().any(|image| image.digest == newest.digest) => Ok(()),
+        _ => Err(Waiting::new("Starting", "the farm is about to get the image")),
+    }
+}
+
+/// Whether machines can boot from the farm.
+pub(crate) fn serves(view: &View<'_>, reference: &ObjectRef) -> Result<(), Waiting> {
+    let missing = || Waiting::new("FarmMissing", format!("there is no {reference}"));
+    let farm = view.farm(reference).ok_or_else(missing)?;
+    let wait = |why: Waiting| match why.reason {
+        "WaitingForImage" | "WaitingForLan" => why,
+        _ => Waiting::new("WaitingForFarm", format!("waiting for {reference}: {}", why.message)),
+    };
+    state(view, reference, farm).map(|_| ()).map_err(wait)
+}

@@ -1,0 +1,130 @@
+//! `Image`: wants a build for each new recipe, and says which version there is.
+
+use stoke_api::objects::ImageStatus;
+use stoke_api::report::BuiltImage;
+use stoke_api::workload::{ImageBuildConfig, Role, Workload};
+use stoke_api::{Condition, ObjectRef};
+
+use crate::names::key;
+use crate::observed::{Desired, FinishedBuild, KnownImage};
+use crate::status::{Status, Waiting, condition, push, ready_condition};
+use crate::view::{Image, View};
+
+/// A failed build is tried again after this; twice as long after each failure more.
+const RETRY_MS: u64 = 60_000;
+/// The longest pause between two tries.
+const RETRY_LIMIT_MS: u64 = 30 * 60_000;
+
+pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, image: &Image, desired: &mut Desired) {
+    let build = build(view, reference, image);
+    let wanted = view.valid(reference).is_ok() && (view.runs(&build.name()) || is_due(view, reference, image));
+    let status = status(view, reference, image, wanted.then_some(&build));
+    push(desired, reference, &image.status.conditions, Status::Image(status));
+    if wanted {
+        desired.workloads.push(build);
+    }
+}
+
+fn build(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Workload {
+    let store = view.environment().state.join("images");
+    let config = ImageBuildConfig { name: key(reference), spec: image.spec.clone(), store };
+    Workload { owner: reference.clone(), role: Role::ImageBuild(config) }
+}
+
+fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
+    view.environment().images.get(&key(reference))
+}
+
+/// The last build, if it was of what is wanted now.
+fn last_build<'a>(view: &View<'a>, reference: &ObjectRef, image: &Image) -> Option<&'a FinishedBuild> {
+    let build = known(view, reference)?.last_build.as_ref()?;
+    (build.spec == image.spec && build.tools == view.environment().tools).then_some(build)
+}
+
+fn is_due(view: &View<'_>, reference: &ObjectRef, image: &Image) -> bool {
+    match last_build(view, reference, image) {
+        None => true,
+        Some(FinishedBuild { failure: None, .. }) => newest(view, reference).is_none(),
+        Some(build) => view.environment().now_ms >= retry_at(build),
+    }
+}
+
+fn retry_at(build: &FinishedBuild) -> u64 {
+    let doublings = build.attempts.saturating_sub(1).min(10);
+    build.finished_ms.saturating_add((RETRY_MS << doublings).min(RETRY_LIMIT_MS))
+}
+
+fn newest<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a BuiltImage> {
+    known(view, reference)?.versions.first()
+}
+
+/// The versions that a farm may hand out, newest first; or what is waited for.
+pub(crate) fn versions<'a>(view: &View<'a>, reference: &ObjectRef) -> Result<&'a [BuiltImage], Waiting> {
+    let versions = known(view, reference).map(|known| known.versions.as_slice()).unwrap_or_default();
+    if !versions.is_empty() {
+        return Ok(versions);
+    }
+    let Some(image) = view.image(reference) else {
+        return Err(Waiting::new("ImageMissing", format!("there is no {reference}")));
+    };
+    let why = progress(view, reference, image, true).unwrap_err_or("it has not been built");
+    Err(Waiting::new("WaitingForImage", format!("waiting for {reference}: {why}")))
+}
+
+/// Why no newer version is there.
+fn progress(view: &View<'_>, reference: &ObjectRef, image: &Image, wanted: bool) -> Result<(), Waiting> {
+    view.valid(reference)?;
+    let workload = build(view, reference, image).name();
+    if view.runs(&workload) {
+        let report = view.build_report(&workload).filter(|report| report.image.is_none() && !report.stage.is_empty());
+        let message = report.map_or_else(|| "starting".to_owned(), |r| format!("{} {} %", r.stage, r.percent));
+        return Err(Waiting::new("Building", message));
+    }
+    if let Some(failure) = last_build(view, reference, image).and_then(|build| build.failure.as_ref()) {
+        return Err(Waiting::new("BuildFailed", failure.clone()));
+    }
+    if let Some(failure) = view.workload(&workload).and_then(|seen| seen.failure.as_ref()) {
+        return Err(Waiting::new("BuildFailed", failure.clone()));
+    }
+    if wanted { Err(Waiting::new("Building", "starting")) } else { Ok(()) }
+}
+
+trait UnwrapErrOr {
+    fn unwrap_err_or(self, otherwise: &str) -> String;
+}
+
+impl UnwrapErrOr for Result<(), Waiting> {
+    fn unwrap_err_or(self, otherwise: &str) -> String {
+        self.err().map_or_else(|| otherwise.to_owned(), |waiting| waiting.message)
+    }
+}
+
+fn status(view: &View<'_>, reference: &ObjectRef, image: &Image, build: Option<&Workload>) -> ImageStatus {
+    let newest = newest(view, reference);
+    let progress = progress(view, reference, image, build.is_some());
+    ImageStatus {
+        conditions: conditions(newest, &progress),
+        observed_generation: image.metadata.generation.unwrap_or_default(),
+        digest: newest.map(|version| version.digest),
+        size: newest.map_or(0, |version| version.size),
+        kernel: newest.map(|version| version.kernel_version.clone()).unwrap_or_default(),
+    }
+}
+
+fn conditions(newest: Option<&BuiltImage>, progress: &Result<(), Waiting>) -> Vec<Condition> {
+    let state = match (newest, progress) {
+        (Some(version), Ok(())) => Ok(("Built", version.digest.to_string())),
+        // An older version goes on being used while a newer one is made, or cannot be.
+        (Some(version), Err(why)) if why.reason == "Building" => {
+            Ok(("Built", format!("{}; a newer one is being built", version.digest)))
+        }
+        (Some(version), Err(why)) => Ok(("Built", format!("{}; no newer one: {}", version.digest, why.message))),
+        (None, Err(why)) => Err(why.clone()),
+        (None, Ok(())) => Err(Waiting::new("Building", "not built yet")),
+    };
+    let (building, reason, message) = match progress {
+        Ok(()) => (false, "UpToDate", String::new()),
+        Err(why) => (why.reason == "Building", why.reason, why.message.clone()),
+    };
+    vec![ready_condition(&state), condition("Progressing", building, reason, message)]
+}

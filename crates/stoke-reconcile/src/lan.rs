@@ -1,0 +1,195 @@
+//! `Lan`: a bridge in the installation's namespace (one `node` workload for all LANs) and a router.
+
+use std::net::IpAddr;
+
+use ipnet::Ipv4Net;
+use stoke_api::objects::{DhcpMode, Egress, Kind, LanStatus};
+use stoke_api::workload::{FarmBoot, LanPlan, NodeAgentConfig, Role, RouterConfig, RouterHost, RouterSubnet, Workload};
+use stoke_api::{LinkName, ObjectRef};
+
+use crate::check::hostname;
+use crate::names::{self, file_name, key, machine_uuid, nic_mac};
+use crate::observed::Desired;
+use crate::status::{Status, Waiting, push, ready_condition};
+use crate::view::{Lan, View, sibling};
+use crate::{farm, server};
+
+/// The name of the workload that lays LANs.
+const NODE: &str = "node";
+
+/// The workload that lays all LANs of a host. It stays when the last LAN goes, to clear it away.
+pub(crate) fn node_agent(view: &View<'_>, desired: &mut Desired) {
+    let lans: Vec<_> = view.lans().filter(|(reference, _)| view.valid(reference).is_ok()).collect();
+    let environment = view.environment();
+    let runs_for = || view.workload(NODE).filter(|seen| seen.running).and_then(|seen| seen.workload.as_ref());
+    let first = lans.first().map(|(reference, _)| (*reference).clone());
+    let Some(owner) = first.or_else(|| runs_for().map(|workload| workload.owner.clone())) else { return };
+    let config = NodeAgentConfig {
+        installation: environment.installation.clone(),
+        lans: lans.iter().filter_map(|(reference, lan)| plan(view, reference, lan)).collect(),
+        egress: lans.iter().any(|(_, lan)| lan.spec.egress == Egress::Masquerade),
+        ports_socket: environment.run.join("ports.sock"),
+    };
+    desired.workloads.push(Workload { owner, role: Role::Node(config) });
+}
+
+fn plan(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<LanPlan> {
+    let installation = &view.environment().installation;
+    let address = |subnet: &stoke_api::objects::Subnet| Ipv4Net::new(subnet.gateway(), subnet.cidr.prefix_len()).ok();
+    Some(LanPlan {
+        lan: reference.clone(),
+        bridge: bridge(view, reference)?,
+        mac: names::bridge_mac(installation, reference),
+        mtu: lan.spec.mtu,
+        addresses: lan.spec.subnets.iter().filter_map(address).collect(),
+        masquerade: lan.spec.egress == Egress::Masquerade,
+        uplinks: lan.spec.uplinks.iter().map(|uplink| uplink.interface.clone()).collect(),
+    })
+}
+
+fn bridge(view: &View<'_>, reference: &ObjectRef) -> Option<LinkName> {
+    names::bridge(&view.environment().installation, reference)
+}
+
+pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, lan: &Lan, desired: &mut Desired) {
+    let workload = router_name(reference);
+    if let Some(config) = router(view, reference, lan).filter(|_| view.passes(&workload, &laid(view, reference))) {
+        desired.workloads.push(Workload { owner: reference.clone(), role: Role::Router(config) });
+    }
+    let report = view.router_report(&workload);
+    let state = serves(view, reference).map(|()| ("Serving", bridge_words(view, reference)));
+    let status = LanStatus {
+        conditions: vec![ready_condition(&state)],
+        observed_generation: lan.metadata.generation.unwrap_or_default(),
+        bridge: bridge(view, reference).map(|name| name.to_string()).unwrap_or_default(),
+        leases: report.map_or(0, |report| u32::try_from(report.leases.len()).unwrap_or(u32::MAX)),
+        capacity: report.map_or(0, |report| report.capacity),
+    };
+    push(desired, reference, &lan.status.conditions, Status::Lan(status));
+}
+
+fn bridge_words(view: &View<'_>, reference: &ObjectRef) -> String {
+    let egress = view.node_report(NODE).and_then(|report| report.egress_failure.as_ref());
+    let wants_out = view.lan(reference).is_some_and(|lan| lan.spec.egress == Egress::Masquerade);
+    let bridge = bridge(view, reference).map(|name| format!("bridge {name}")).unwrap_or_default();
+    match egress.filter(|_| wants_out) {
+        Some(failure) => format!("{bridge}; no way out: {failure}"),
+        None => bridge,
+    }
+}
+
+/// The name of a LAN's router workload.
+pub(crate) fn router_name(lan: &ObjectRef) -> String {
+    format!("router-{}", key(lan).replace('/', "-"))
+}
+
+/// Whether the LAN's bridge is there.
+pub(crate) fn laid(view: &View<'_>, lan: &ObjectRef) -> Result<(), Waiting> {
+    view.valid(lan)?;
+    view.started(NODE)?;
+    let reports = view.node_report(NODE).map(|report| report.lans.as_slice()).unwrap_or_default();
+    match reports.iter().find(|report| report.lan == *lan) {
+        None => Err(Waiting::new("Laying", "the bridge is about to be made")),
+        Some(report) => match &report.failure {
+            Some(failure) => Err(Waiting::new("Failed", failure.clone())),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Whether the LAN gives addresses and names.
+pub(crate) fn serves(view: &View<'_>, lan: &ObjectRef) -> Result<(), Waiting> {
+    laid(view, lan)?;
+    let router = router_name(lan);
+    view.started(&router)?;
+    match view.router_report(&router) {
+        Some(report) if report.ready => Ok(()),
+        Some(report) => {
+            let why = report.failure.clone().unwrap_or_else(|| "the router is starting".to_owned());
+            Err(Waiting::new(if report.failure.is_some() { "Failed" } else { "Starting" }, why))
+        }
+        None => Err(Waiting::new("Starting", "the router is starting")),
+    }
+}
+
+/// Domain of a LAN's machines.
+pub(crate) fn domain(reference: &ObjectRef, lan: &Lan) -> String {
+    lan.spec.dns.domain.clone().unwrap_or_else(|| format!("{}.internal", reference.name))
+}
+
+fn router(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<RouterConfig> {
+    view.valid(reference).ok()?;
+    let subnet = |subnet: &stoke_api::objects::Subnet| RouterSubnet {
+        cidr: subnet.cidr,
+        gateway: subnet.gateway(),
+        default_route: lan.spec.egress == Egress::Masquerade,
+        pools: subnet.pools.clone(),
+    };
+    Some(RouterConfig {
+        lan: reference.clone(),
+        interface: bridge(view, reference)?,
+        mtu: lan.spec.mtu,
+        subnets: lan.spec.subnets.iter().map(subnet).collect(),
+        dhcp: lan.spec.dhcp.mode == DhcpMode::Authoritative,
+        domain: domain(reference, lan),
+        upstreams: upstreams(view, reference, lan),
+        hosts: hosts(view, reference),
+        farms: view.farms().filter_map(|(name, farm)| Some((key(name), boot(view, name, farm, reference)?))).collect(),
+        leases: view.environment().state.join("leases").join(format!("{}.journal", file_name(reference))),
+    })
+}
+
+fn boot(view: &View<'_>, name: &ObjectRef, farm: &crate::view::Farm, lan: &ObjectRef) -> Option<FarmBoot> {
+    let here = sibling(name, Kind::Lan, &farm.spec.lan) == *lan && view.valid(name).is_ok();
+    here.then(|| farm::boot(view, name, farm)).flatten()
+}
+
+/// The servers that know other names. The node agent knows which can be asked from inside of the namespace; until it has
+/// said so, a router that runs keeps those that it has.
+fn upstreams(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Vec<IpAddr> {
+    if !lan.spec.dns.upstreams.is_empty() {
+        return lan.spec.dns.upstreams.clone();
+    }
+    if lan.spec.egress == Egress::None {
+        return Vec::new();
+    }
+    if let Some(report) = view.node_report(NODE) {
+        return report.upstreams.clone();
+    }
+    match view.workload(&router_name(reference)).and_then(|seen| seen.workload.as_ref()).map(|seen| &seen.role) {
+        Some(Role::Router(config)) => config.upstreams.clone(),
+        _ => Vec::new(),
+    }
+}
+
+fn hosts(view: &View<'_>, lan: &ObjectRef) -> Vec<RouterHost> {
+    let servers = view.servers().filter(|(name, _)| view.valid(name).is_ok());
+    let servers = servers.filter_map(|(name, spec)| server::host(view, name, spec, lan));
+    let machines = view.machines().filter(|(name, _)| view.valid(name).is_ok());
+    servers.chain(machines.flat_map(|(name, machine)| machine_hosts(view, name, machine, lan))).collect()
+}
+
+/// One host for each interface on the LAN, since each may have an address of its own. The UUID tells machines apart, not
+/// their interfaces, so only the first one on the LAN has it.
+fn machine_hosts(
+    view: &View<'_>,
+    name: &ObjectRef,
+    machine: &crate::view::Machine,
+    lan: &ObjectRef,
+) -> Vec<RouterHost> {
+    let farm = machine.spec.farm.as_ref().map(|farm| sibling(name, Kind::Farm, farm));
+    let serves_here = |farm: &ObjectRef| {
+        view.farm(farm).is_some_and(|spec| sibling(farm, Kind::Lan, &spec.spec.lan) == *lan) && view.valid(farm).is_ok()
+    };
+    let farm = farm.filter(serves_here).map(|farm| key(&farm));
+    let nics = machine.spec.nics.iter().filter(|nic| sibling(name, Kind::Lan, &nic.lan) == *lan);
+    let host = |(index, nic): (usize, &stoke_api::objects::Nic)| RouterHost {
+        owner: name.clone(),
+        hostname: hostname(name, &machine.spec.config),
+        macs: vec![nic_mac(name, nic)],
+        uuid: (index == 0).then(|| machine_uuid(name, machine.metadata.uid.as_deref())),
+        address: nic.address,
+        farm: farm.clone(),
+    };
+    nics.enumerate().map(host).collect()
+}

@@ -1,0 +1,180 @@
+//! `Machine`: one `vm` workload.
+//!
+//! ```text
+//!   wanted off, or waiting      farm serves, wanted on
+//!   (no workload) ------------------------------------> vm, power On  <---->  vm, power Off
+//!                                                                 stoke start / stop, runStrategy
+//! ```
+//!
+//! A machine that runs is never stopped because something that it once waited for is gone.
+
+use jiff::Timestamp;
+use stoke_api::node::Phase;
+use stoke_api::objects::{Kind, MachineStatus, NodeState, Power, RunStrategy, VmSpec};
+use stoke_api::report::VmReport;
+use stoke_api::workload::{FirmwareKind, Role, VmConfig, VmNic, Workload};
+use stoke_api::{Condition, ObjectRef};
+
+use crate::names::{key, machine_folder, machine_uuid, nic_mac, workload_folder};
+use crate::observed::Desired;
+use crate::status::{Status, Waiting, condition, push, ready_condition};
+use crate::view::{Machine, View, sibling};
+use crate::{farm, lan, server};
+
+/// Seconds that a guest has to shut down.
+const GRACE_SECONDS: u32 = 30;
+/// A session whose stamp is this much older than the machine's start is of an earlier boot. Stamps have whole seconds.
+const SESSION_SLACK_MS: u64 = 1_000;
+
+pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, machine: &Machine, desired: &mut Desired) {
+    let name = workload_name(reference);
+    let gate = may_start(view, reference, machine);
+    let wanted = view.runs(&name) || (power(machine) == Power::On && view.passes(&name, &gate));
+    let status = status(view, reference, machine, &gate);
+    let before = machine.status.node.as_ref().map(|node| node.phase);
+    server::phase_event(desired, reference, before, status.node.as_ref());
+    push(desired, reference, &machine.status.conditions, Status::Machine(status));
+    if let Some(vm) = machine.spec.vm.as_ref().filter(|_| wanted) {
+        let role = Role::Vm(config(view, reference, machine, vm));
+        desired.workloads.push(Workload { owner: reference.clone(), role });
+    }
+}
+
+fn workload_name(machine: &ObjectRef) -> String {
+    format!("vm-{}", key(machine).replace('/', "-"))
+}
+
+fn farm_of(reference: &ObjectRef, machine: &Machine) -> Option<ObjectRef> {
+    machine.spec.farm.as_ref().map(|farm| sibling(reference, Kind::Farm, farm))
+}
+
+fn power(machine: &Machine) -> Power {
+    if machine.status.stop_requested || machine.spec.run_strategy == RunStrategy::Halted {
+        Power::Off
+    } else {
+        Power::On
+    }
+}
+
+fn may_start(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Result<(), Waiting> {
+    view.valid(reference)?;
+    for nic in &machine.spec.nics {
+        let lan = sibling(reference, Kind::Lan, &nic.lan);
+        let wait = |why: Waiting| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message));
+        lan::serves(view, &lan).map_err(wait)?;
+    }
+    farm_of(reference, machine).map_or(Ok(()), |farm| farm::serves(view, &farm))
+}
+
+fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec) -> VmConfig {
+    let environment = view.environment();
+    let nic = |nic: &stoke_api::objects::Nic| VmNic {
+        name: nic.name.to_string(),
+        lan: sibling(reference, Kind::Lan, &nic.lan),
+        mac: nic_mac(reference, nic),
+    };
+    VmConfig {
+        machine: reference.clone(),
+        uuid: machine_uuid(reference, machine.metadata.uid.as_deref()),
+        cpus: vm.cpus,
+        memory: vm.memory,
+        firmware: if vm.firmware.bios.is_some() { FirmwareKind::Bios } else { FirmwareKind::Uefi },
+        nics: machine.spec.nics.iter().map(nic).collect(),
+        power: power(machine),
+        run_strategy: machine.spec.run_strategy,
+        reboots_requested: machine.status.reboots_requested,
+        grace_seconds: GRACE_SECONDS,
+        state: machine_folder(&environment.state, reference),
+        run: workload_folder(&environment.run, &workload_name(reference)),
+        ports_socket: environment.run.join("ports.sock"),
+    }
+}
+
+fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Result<(), Waiting>) -> MachineStatus {
+    let name = workload_name(reference);
+    let vm = view.vm_report(&name).filter(|_| view.runs(&name));
+    let node = vm.and_then(|vm| node(view, reference, machine, vm));
+    let on = vm.is_some_and(|vm| vm.power == Power::On);
+    let state = state(view, reference, machine, vm, node.as_ref(), gate);
+    let mut conditions = vec![ready_condition(&state), running(on, vm, &state)];
+    conditions.extend(vm.and_then(accelerated));
+    MachineStatus {
+        conditions,
+        observed_generation: machine.metadata.generation.unwrap_or_default(),
+        power: if on { Power::On } else { Power::Off },
+        stop_requested: machine.status.stop_requested,
+        reboots_requested: machine.status.reboots_requested,
+        accelerator: vm.map(|vm| vm.accelerator.clone()).unwrap_or_default(),
+        links: vm.map(|vm| vm.links.clone()).unwrap_or_default(),
+        node,
+    }
+}
+
+fn running(on: bool, vm: Option<&VmReport>, state: &Result<(&'static str, String), Waiting>) -> Condition {
+    let word = vm.map(|vm| vm.state.clone()).unwrap_or_default();
+    match (on, state) {
+        (true, _) => condition("Running", true, "PoweredOn", word),
+        (false, Err(why)) => condition("Running", false, why.reason, why.message.clone()),
+        (false, Ok(_)) => condition("Running", false, "PoweredOff", word),
+    }
+}
+
+fn accelerated(vm: &VmReport) -> Option<Condition> {
+    let kvm = vm.accelerator == "kvm";
+    let reason = if kvm { "Kvm" } else { "Emulated" };
+    (!vm.accelerator.is_empty()).then(|| condition("Accelerated", kvm, reason, vm.accelerator_reason.clone()))
+}
+
+fn state(
+    view: &View<'_>,
+    reference: &ObjectRef,
+    machine: &Machine,
+    vm: Option<&VmReport>,
+    node: Option<&NodeState>,
+    gate: &Result<(), Waiting>,
+) -> Result<(&'static str, String), Waiting> {
+    view.valid(reference)?;
+    if machine.status.stop_requested {
+        return Err(stopping(vm, "stopped by request; `stoke start` takes it back"));
+    }
+    if machine.spec.run_strategy == RunStrategy::Halted {
+        return Err(stopping(vm, "its run strategy is Halted"));
+    }
+    let Some(vm) = vm else {
+        gate.clone()?;
+        view.started(&workload_name(reference))?;
+        return Err(Waiting::new("Starting", "the hypervisor is starting"));
+    };
+    match (&vm.failure, vm.power) {
+        (Some(failure), _) => Err(Waiting::new("Failed", failure.clone())),
+        (None, Power::Off) => Err(Waiting::new("PoweredOff", "it is off")),
+        (None, Power::On) => match node {
+            Some(node) => server::node_ready(node),
+            None => Err(Waiting::new("Booting", "booting: the firmware is starting")),
+        },
+    }
+}
+
+fn stopping(vm: Option<&VmReport>, message: &str) -> Waiting {
+    match vm {
+        Some(vm) if vm.power == Power::On => Waiting::new("Stopping", "it is shutting down"),
+        _ => Waiting::new("Stopped", message),
+    }
+}
+
+/// What is known of the boot that runs. What was reported before the machine was started is of an earlier one.
+fn node(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmReport) -> Option<NodeState> {
+    let farm = farm_of(reference, machine)?;
+    let started = vm.started_ms.filter(|_| vm.power == Power::On)?;
+    let begun = |state: &NodeState| {
+        let stamp = state.boot_started.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+        stamp.and_then(|ms| u64::try_from(ms).ok()).is_none_or(|ms| ms.saturating_add(SESSION_SLACK_MS) >= started)
+    };
+    let state = farm::node_state(view, &farm, reference).filter(|state| begun(state));
+    if let Some(state) = state.filter(|state| state.phase != Phase::Unknown) {
+        return Some(state.clone());
+    }
+    let router = lan::router_name(&sibling(&farm, Kind::Lan, &view.farm(&farm)?.spec.lan));
+    let asked = *view.router_report(&router)?.boot_requests.get(&reference.to_string())?;
+    (asked >= started).then(|| NodeState { phase: Phase::Firmware, ..NodeState::default() })
+}

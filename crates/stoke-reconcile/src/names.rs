@@ -1,0 +1,83 @@
+//! Names, addresses and folders that follow from an object's name: the same after every restart, on every host.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use stoke_api::objects::Nic;
+use stoke_api::{LinkName, MacAddr, ObjectRef};
+use uuid::Uuid;
+
+/// Name space of the SMBIOS UUIDs that are made of names (RFC 9562, section 5.5).
+const MACHINES: Uuid = Uuid::from_u128(0x8b1f_6c9a_2c1e_4a53_9d0b_5704_57ed_a11c);
+
+fn hash(parts: &[&str]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_bytes());
+        // A separator that no name contains: ("a", "bc") and ("ab", "c") differ.
+        hasher.update([0]);
+    }
+    hasher.finalize().into()
+}
+
+/// `NAMESPACE/NAME`, the key of farms and images among their kind; the name alone for a cluster-scoped object.
+pub fn key(reference: &ObjectRef) -> String {
+    match &reference.namespace {
+        Some(namespace) => format!("{namespace}/{}", reference.name),
+        None => reference.name.to_string(),
+    }
+}
+
+/// `NAMESPACE.NAME`, a file name. No namespace contains a dot, so that no two objects share one.
+pub fn file_name(reference: &ObjectRef) -> String {
+    key(reference).replace('/', ".")
+}
+
+/// Eight hexadecimal digits that stand for a state folder.
+pub fn installation(state: &Path) -> String {
+    hex8(&hash(&["installation", &state.to_string_lossy()]))
+}
+
+fn hex8(hash: &[u8; 32]) -> String {
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+/// The bridge of a LAN.
+pub fn bridge(installation: &str, lan: &ObjectRef) -> Option<LinkName> {
+    format!("st{}", hex8(&hash(&["lan", installation, &key(lan)]))).parse().ok()
+}
+
+/// The link-layer address of a LAN's bridge: locally administered (IEEE 802, section 8.2.2).
+pub fn bridge_mac(installation: &str, lan: &ObjectRef) -> MacAddr {
+    let mut octets = [0x02; 6];
+    let hash = hash(&["lan", installation, &key(lan)]);
+    octets.iter_mut().skip(1).zip(hash.iter().skip(4)).for_each(|(octet, byte)| *octet = *byte);
+    MacAddr(octets)
+}
+
+/// The address of a machine's interface: its own, else one made from the machine's name in QEMU's range.
+pub fn nic_mac(machine: &ObjectRef, nic: &Nic) -> MacAddr {
+    let [a, b, c, ..] = hash(&["nic", &key(machine), nic.name.as_str()]);
+    nic.mac.unwrap_or(MacAddr([0x52, 0x54, 0x00, a, b, c]))
+}
+
+/// SMBIOS UUID of a virtual machine: of its uid if the store gave it one, else of its name.
+pub fn machine_uuid(machine: &ObjectRef, uid: Option<&str>) -> String {
+    let name = uid.map_or_else(|| key(machine), str::to_owned);
+    Uuid::new_v5(&MACHINES, name.as_bytes()).to_string()
+}
+
+/// The folder of a farm: certificate, key, sessions.
+pub fn farm_folder(state: &Path, farm: &ObjectRef) -> PathBuf {
+    state.join("farms").join(file_name(farm))
+}
+
+/// The folder of a machine: firmware variables, console history.
+pub fn machine_folder(state: &Path, machine: &ObjectRef) -> PathBuf {
+    state.join("machines").join(file_name(machine))
+}
+
+/// The folder of a workload's configuration and sockets.
+pub fn workload_folder(run: &Path, workload: &str) -> PathBuf {
+    run.join("workloads").join(workload)
+}

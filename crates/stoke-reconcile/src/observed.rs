@@ -1,0 +1,149 @@
+//! What the reconcilers read ([`Observed`]) and what they say ([`Desired`]).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use stoke_api::objects::ImageSpec;
+use stoke_api::report::{BuiltImage, Report};
+use stoke_api::workload::{BlobRef, Workload};
+use stoke_api::{AnyObject, Digest, ObjectRef};
+
+use crate::status::Status;
+
+/// All that a reconciler may know.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The objects, with the status that was written last.
+    pub objects: Vec<AnyObject>,
+    /// What is known of workloads, by their name.
+    pub workloads: BTreeMap<String, ObservedWorkload>,
+    /// Where the workloads run.
+    pub environment: Environment,
+}
+
+/// What is known of one workload.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedWorkload {
+    /// What it was started with, or told last.
+    pub workload: Option<Workload>,
+    /// Whether it runs.
+    pub running: bool,
+    /// Its last report; it stays when the workload ends.
+    pub report: Option<Report>,
+    /// Why it does not run, or refuses its configuration.
+    pub failure: Option<String>,
+}
+
+/// Where the workloads run, and what has been made for them.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// Eight hexadecimal digits that tie links and tables to this installation.
+    pub installation: String,
+    /// Folder of what must outlast a restart.
+    pub state: PathBuf,
+    /// Folder of sockets.
+    pub run: PathBuf,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// Ports of every farm.
+    pub ports: FarmPorts,
+    /// Boot programs of this host: name to file.
+    pub boot_programs: BTreeMap<String, PathBuf>,
+    /// Public key that may log in as root on every node.
+    pub ssh_public_key: String,
+    /// Identity of the programs that build images: a change of it is a reason to look at every image again.
+    pub tools: String,
+    /// What is known of images, by `NAMESPACE/NAME`.
+    pub images: BTreeMap<String, KnownImage>,
+    /// Each farm's own parts, by `NAMESPACE/NAME` of the farm and image version.
+    pub farm_parts: BTreeMap<(String, Digest), FarmParts>,
+}
+
+/// Ports of a farm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FarmPorts {
+    /// UDP port of TFTP.
+    pub tftp: u16,
+    /// TCP port of HTTP.
+    pub http: u16,
+    /// TCP port of the node API.
+    pub node: u16,
+    /// TCP port of NBD.
+    pub nbd: u16,
+}
+
+impl Default for FarmPorts {
+    fn default() -> Self {
+        Self { tftp: 69, http: 80, node: 8443, nbd: 10809 }
+    }
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownImage {
+    /// Published versions that are still there, newest first.
+    pub versions: Vec<BuiltImage>,
+    /// The last build that ended.
+    pub last_build: Option<FinishedBuild>,
+}
+
+/// A build that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FinishedBuild {
+    /// What was built.
+    pub spec: ImageSpec,
+    /// [`Environment::tools`] at that time.
+    pub tools: String,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
+    /// How often in a row this same input has failed.
+    pub attempts: u32,
+    /// When it ended: milliseconds since 1970.
+    pub finished_ms: u64,
+}
+
+/// What a farm adds to an image version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmParts {
+    /// The initramfs with the farm's CA.
+    pub initramfs: BlobRef,
+    /// The unified kernel image with that initramfs inside; absent if the image has none.
+    pub uki: Option<BlobRef>,
+}
+
+/// What should be.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// What should run, in an order in which each can start.
+    pub workloads: Vec<Workload>,
+    /// The status of each object.
+    pub statuses: Vec<(ObjectRef, Status)>,
+    /// Parts that are missing.
+    pub farm_parts: Vec<FarmPartRequest>,
+    /// What happened to objects since their last status.
+    pub events: Vec<Occurrence>,
+}
+
+/// A farm's own parts of an image version that are to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FarmPartRequest {
+    /// `NAMESPACE/NAME` of the farm.
+    pub farm: String,
+    /// The version.
+    pub image: BuiltImage,
+}
+
+/// Something that happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// The object.
+    pub object: ObjectRef,
+    /// One word in PascalCase.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+}

@@ -1,0 +1,89 @@
+//! `Server`: a physical machine. It wants no workload of its own; router and farm know it.
+
+use stoke_api::ObjectRef;
+use stoke_api::node::Phase;
+use stoke_api::objects::{Kind, NodeState, ServerStatus};
+use stoke_api::workload::RouterHost;
+
+use crate::check::hostname;
+use crate::names::key;
+use crate::observed::{Desired, Occurrence};
+use crate::status::{Status, Waiting, push, ready_condition};
+use crate::view::{Server, View, sibling};
+use crate::{farm, lan};
+
+pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, desired: &mut Desired) {
+    let node = farm::node_state(view, &farm_of(server), reference).cloned();
+    let node = node.or_else(|| asked_for_boot(view, reference, server));
+    let state = state(view, reference, server, node.as_ref());
+    let before = server.status.node.as_ref().map(|node| node.phase);
+    phase_event(desired, reference, before, node.as_ref());
+    let status = ServerStatus {
+        conditions: vec![ready_condition(&state)],
+        observed_generation: server.metadata.generation.unwrap_or_default(),
+        node,
+        reboots_requested: server.status.reboots_requested,
+    };
+    push(desired, reference, &server.status.conditions, Status::Server(status));
+}
+
+/// The farm that feeds a server.
+pub(crate) fn farm_of(server: &Server) -> ObjectRef {
+    let farm = &server.spec.farm;
+    ObjectRef { kind: Kind::Farm, namespace: Some(farm.namespace.clone()), name: farm.name.clone() }
+}
+
+/// The server as the router of `lan` knows it, if it is there.
+pub(crate) fn host(view: &View<'_>, reference: &ObjectRef, server: &Server, lan: &ObjectRef) -> Option<RouterHost> {
+    let farm = farm_of(server);
+    let here = sibling(&farm, Kind::Lan, &view.farm(&farm)?.spec.lan) == *lan;
+    here.then(|| RouterHost {
+        owner: reference.clone(),
+        hostname: hostname(reference, &server.spec.config),
+        macs: server.spec.macs.clone(),
+        uuid: server.spec.uuid.clone(),
+        address: server.spec.address,
+        farm: view.valid(&farm).is_ok().then(|| key(&farm)),
+    })
+}
+
+/// A node of which only the router has heard: its firmware asked for an address.
+fn asked_for_boot(view: &View<'_>, reference: &ObjectRef, server: &Server) -> Option<NodeState> {
+    let farm = farm_of(server);
+    let router = lan::router_name(&sibling(&farm, Kind::Lan, &view.farm(&farm)?.spec.lan));
+    let asked = view.router_report(&router)?.boot_requests.contains_key(&reference.to_string());
+    asked.then(|| NodeState { phase: Phase::Firmware, ..NodeState::default() })
+}
+
+fn state(
+    view: &View<'_>,
+    reference: &ObjectRef,
+    server: &Server,
+    node: Option<&NodeState>,
+) -> Result<(&'static str, String), Waiting> {
+    view.valid(reference)?;
+    if let Some(node) = node {
+        return node_ready(node);
+    }
+    farm::serves(view, &farm_of(server))?;
+    Err(Waiting::new("NotHeardOf", "it has not asked for a boot; switch it on and let it boot from the network"))
+}
+
+/// Whether a node is up, or how far it is.
+pub(crate) fn node_ready(node: &NodeState) -> Result<(&'static str, String), Waiting> {
+    match (&node.failure, node.phase) {
+        _ if node.ready => Ok(("NodeReady", node.address.map(|a| a.to_string()).unwrap_or_default())),
+        (Some(failure), Phase::Failed) => Err(Waiting::new("BootFailed", failure.clone())),
+        (Some(failure), Phase::Ready) => Err(Waiting::new("NodeLost", failure.clone())),
+        (Some(failure), phase) => Err(Waiting::new("Booting", format!("booting: {phase}; {failure}"))),
+        (None, Phase::Stopping) => Err(Waiting::new("Stopping", "it goes down")),
+        (None, phase) => Err(Waiting::new("Booting", format!("booting: {phase}"))),
+    }
+}
+
+/// An event for each phase that a node reaches.
+pub(crate) fn phase_event(desired: &mut Desired, object: &ObjectRef, before: Option<Phase>, node: Option<&NodeState>) {
+    let Some(node) = node.filter(|node| Some(node.phase) != before && node.phase != Phase::Unknown) else { return };
+    let message = node.failure.clone().unwrap_or_else(|| format!("reached {}", node.phase));
+    desired.events.push(Occurrence { object: object.clone(), reason: format!("Phase{}", node.phase), message });
+}
