@@ -1,0 +1,28 @@
+//! Leaving the namespaces that a thread was born in.
+
+use std::io;
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Gives the calling thread a network namespace of its own. Threads that it starts later are born there.
+///
+/// # Errors
+/// If the system refuses: it needs `CAP_SYS_ADMIN`.
+pub fn unshare_network() -> io::Result<()> {
+    unshare(UnshareFlags::NEWNET)
+}
+
+/// Gives the process a user namespace and a network namespace that belongs to it. An ordinary user may do this.
+///
+/// # Errors
+/// If the process has more than one thread, or the system forbids user namespaces.
+pub fn unshare_user_and_network() -> io::Result<()> {
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)
+}
+
+fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // JUSTIFICATION: rustix marks the call unsafe because of `CLONE_FILES`, which hides descriptors from other threads.
+    // SAFETY: the flags of this module's callers do not contain `CLONE_FILES`.
+    unsafe { unshare_unsafe(flags) }?;
+    Ok(())
+}
