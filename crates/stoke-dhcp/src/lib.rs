@@ -1,1 +1,27 @@
-//! Under construction in this commit series.
+//! A DHCP server (RFC 2131) without I/O: packets and times go in, replies and records go out.
+//!
+//! - [`wire`]: a request as it came, a reply as it goes; options by number.
+//! - [`server`]: the state machine: who gets which address, and what is answered.
+//! - [`lease`]: the table of leases; one address for each client, one client for each address.
+//! - [`journal`]: how records are written down, and read back from a file that a crash has cut.
+//!
+//! A client is its link-layer address, whatever client identifier it sends: firmware, iPXE, an initramfs and an
+//! operating system send different ones from one machine, which must keep its address through all of them. A machine
+//! that an object names is also known by the UUID that it sends (option 97).
+//!
+//! An acknowledgement is durable: [`server::Answer::record`] must be on disk before [`server::Answer::reply`] is sent.
+//!
+//! The crate reads and writes packets itself: `dhcproto` has assertions on lengths that a packet can violate and
+//! stops at the first option that it cannot read; it is the peer that the tests compare with.
+//!
+//! What this crate never does: open a socket or a file, read a clock, log, know what a boot program is. Read
+//! [`server`] first.
+
+pub mod journal;
+pub mod lease;
+pub mod server;
+pub mod wire;
+
+pub use lease::{Lease, Leases, Record};
+pub use server::{Answer, BootOptions, Config, Destination, Reply, Reservation, Server, Subnet};
+pub use wire::{MessageType, Request, WireError};
