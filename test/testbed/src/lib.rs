@@ -1,1 +1,19 @@
-//! Under construction in this commit series.
+//! Worlds for tests: a host that is a network namespace, an installation of Stokehold on it, real peers and foreign
+//! machines beside it. Everything that a world made goes with it.
+//!
+//! - [`World`]: the host. Its name is unique; commands run inside by [`World::command`].
+//! - [`Installation`]: `stoke up` in a world, its objects and processes.
+//! - [`machine::Foreign`]: a machine that nobody of ours started, on a wire to the installation.
+//! - [`peers`]: the servers that ours are measured against.
+//!
+//! What this crate never does: run a service of the host, or touch a process that it did not start.
+
+mod installation;
+pub mod machine;
+pub mod peers;
+mod wait;
+mod world;
+
+pub use installation::{Installation, User, programs};
+pub use wait::{Process, wait_for};
+pub use world::World;

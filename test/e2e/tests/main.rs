@@ -1,0 +1,8 @@
+//! The main job with real guests, under emulation, in network namespaces. One file for each promise.
+
+mod boot;
+mod foreign;
+mod input;
+mod refuse;
+mod restart;
+mod rootless;
