@@ -1,0 +1,404 @@
+//! The story of a build.
+//!
+//! ```text
+//!  inputs ── known? ──> the version that is there
+//!    │
+//!    ├─ install packages   mmdebstrap -> cache/trees/DIGEST.tar.zst   (skipped if the recipe's tree is cached)
+//!    ├─ inspect            what is in the tree: kernel, modules, packages
+//!    ├─ root               clean tree -> squashfs or EROFS
+//!    ├─ verity             hash tree behind it
+//!    ├─ initramfs, uki     stoke-init, modules, root hash; all in one program
+//!    └─ publish            parts, manifest, index
+//! ```
+//!
+//! Half-done work is in a workspace of the store; it goes when the build ends or is killed.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fs_err as fs;
+use fs_err::File;
+use sha2::{Digest as _, Sha256};
+use stoke_api::Digest;
+use stoke_api::node::{Baked, RootInfo};
+use stoke_api::objects::{DebianSource, NetbootForm, RootFormat};
+use stoke_api::report::BuiltImage;
+use stoke_api::workload::{BlobRef, ImageBuildConfig};
+
+use crate::clean::Rules;
+use crate::install::{self, Site};
+use crate::modules::{self, Selection};
+use crate::process::{Space, version};
+use crate::recipe::{self, Plan, Privilege};
+use crate::root::{self, Workshop};
+use crate::store::{Draft, ImageConfig, Part, Store, Workspace, measure, media};
+use crate::tree::{self, Cleaning, Kernel, Scan};
+use crate::{BuildError, initramfs, uki, verity};
+
+/// Version of what this crate makes of equal inputs: grows when a stage changes its result.
+const BUILD_VERSION: u32 = 1;
+/// How many installed trees the cache keeps.
+const CACHED_TREES: usize = 4;
+/// Kernel arguments of every image: both consoles, the serial one being the last and so init's; a node that cannot boot
+/// starts over.
+const KERNEL_ARGUMENTS: [&str; 4] = ["console=tty0", "console=ttyS0,115200", "quiet", "panic=30"];
+
+/// The programs and files that a build uses.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// `stoke-init`, statically linked.
+    pub stoke_init: PathBuf,
+    /// mmdebstrap.
+    pub mmdebstrap: OsString,
+    /// mksquashfs.
+    pub mksquashfs: OsString,
+    /// mkfs.erofs.
+    pub mkfs_erofs: OsString,
+    /// systemd's stub for unified kernel images.
+    pub stub: PathBuf,
+}
+
+impl Tools {
+    /// The programs of this host by their usual names.
+    pub fn of_host(stoke_init: impl Into<PathBuf>) -> Self {
+        Self {
+            stoke_init: stoke_init.into(),
+            mmdebstrap: "mmdebstrap".into(),
+            mksquashfs: "mksquashfs".into(),
+            mkfs_erofs: "mkfs.erofs".into(),
+            stub: "/usr/lib/systemd/boot/efi/linuxx64.efi.stub".into(),
+        }
+    }
+}
+
+/// How far a build is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it does now, for people.
+    pub stage: String,
+    /// How far this stage is.
+    pub percent: u8,
+}
+
+/// Tells the listener about changes only.
+struct Reporter<'a> {
+    listener: &'a mut dyn FnMut(Progress),
+    last: Option<Progress>,
+}
+
+impl Reporter<'_> {
+    fn at(&mut self, stage: &str, percent: u8) {
+        let now = Progress { stage: stage.to_owned(), percent };
+        if self.last.as_ref() != Some(&now) {
+            self.last = Some(now.clone());
+            (self.listener)(now);
+        }
+    }
+}
+
+/// Builds an image, or finds the version that was built from the same inputs.
+///
+/// Two builds of the same recipe at once install once: the second waits.
+///
+/// # Errors
+/// See [`BuildError`]. Nothing is published then, and nothing is left behind.
+pub fn build(
+    config: &ImageBuildConfig,
+    tools: &Tools,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BuiltImage, BuildError> {
+    let mut reporter = Reporter { listener: progress, last: None };
+    reporter.at("prepare", 0);
+    let job = Job::prepare(config, tools)?;
+    if let Some(built) = job.already_built(&config.name)? {
+        return Ok(built);
+    }
+    let _only_one = job.lock()?;
+    // Whoever held the lock may have built it.
+    if let Some(built) = job.already_built(&config.name)? {
+        return Ok(built);
+    }
+    job.run(&config.name, &mut reporter)
+}
+
+/// A build with all that it was asked.
+struct Job<'a> {
+    store: Store,
+    tools: &'a Tools,
+    debian: &'a DebianSource,
+    form: &'a NetbootForm,
+    architecture: &'static str,
+    privilege: Privilege,
+    lines: Vec<String>,
+    tree: Digest,
+    stoke_init: Vec<u8>,
+    stub: Vec<u8>,
+    inputs: Digest,
+}
+
+impl<'a> Job<'a> {
+    /// Reads everything that the result depends on, and finds out what is missing, before anything is done.
+    fn prepare(config: &'a ImageBuildConfig, tools: &'a Tools) -> Result<Self, BuildError> {
+        let problems = config.spec.check();
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(BuildError::Recipe { field: problem.field, message: problem.message });
+        }
+        let missing = |field: &str, message: &str| BuildError::Recipe { field: field.into(), message: message.into() };
+        let debian = config.spec.source.debian.as_ref().ok_or_else(|| missing("spec.source", "name a source"))?;
+        let form = config.spec.forms.netboot.as_ref().ok_or_else(|| missing("spec.forms", "name a form"))?;
+        let architecture = "amd64";
+        let (lists, stanzas) = install::host_sources();
+        let lines = recipe::archive_lines(debian, &lists, &stanzas);
+        let tree = recipe::plan(debian, architecture, &lines, None, Privilege::Root).digest;
+        let stoke_init = fs::read(&tools.stoke_init)?;
+        let stub = read_stub(&tools.stub)?;
+        let versions = [version(&tools.mmdebstrap, "--version")?, file_system_version(tools, form)?];
+        let arguments = kernel_arguments(form);
+        let mut hash = Sha256::new();
+        for part in [&BUILD_VERSION.to_string(), &config.name, &tree.to_string(), &versions.join(" "), &arguments] {
+            hash.update(format!("{} {part}\n", part.len()));
+        }
+        hash.update(format!("{:?}\n", form.root.format));
+        hash.update(Sha256::digest(&stoke_init));
+        hash.update(Sha256::digest(&stub));
+        let inputs = Digest(hash.finalize().into());
+        let (store, privilege) = (Store::open(&config.store)?, install::privilege()?);
+        Ok(Self { store, tools, debian, form, architecture, privilege, lines, tree, stoke_init, stub, inputs })
+    }
+
+    /// A version from the same inputs, whose parts are all there.
+    fn already_built(&self, name: &str) -> Result<Option<BuiltImage>, BuildError> {
+        let found = self.store.find_built_from(name, &self.inputs)?;
+        let there = |blob: &Digest| self.store.blob_path(blob).exists();
+        Ok(found.filter(|image| {
+            let parts = [image.kernel.digest, image.initramfs.digest, image.root.blob];
+            parts.iter().chain(image.uki.as_ref().map(|uki| &uki.digest)).all(there)
+        }))
+    }
+
+    /// Held while a tree is installed and made into something; the kernel takes it back however the build ends. By
+    /// tree, not by inputs: whoever needs the same tree in another form finds it in the cache afterwards.
+    fn lock(&self) -> Result<std::fs::File, BuildError> {
+        let folder = self.store.cache().join("locks");
+        fs::create_dir_all(&folder)?;
+        let lock = File::create(folder.join(self.tree.hex()))?.into_file();
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    fn run(&self, name: &str, reporter: &mut Reporter<'_>) -> Result<BuiltImage, BuildError> {
+        let workspace = self.store.workspace()?;
+        let mut space = Space { path: workspace.path().to_owned(), needed: install::SMALLEST_TREE };
+        space.check()?;
+        let tree = self.tree(&workspace, &mut space, reporter)?;
+        reporter.at("inspect", 0);
+        let scan = tree::scan(&tree.path, tree.epoch).map_err(|error| space.explain(error))?;
+        let kernel = bootable(&scan)?;
+        let selection = modules::select(&kernel.indexes).map_err(|missing| BuildError::Tree {
+            field: "spec.source.debian.packages".to_owned(),
+            message: format!("{missing}; use linux-image-{}", self.architecture),
+        })?;
+        let made =
+            Made { workspace: &workspace, space: &space, tree: &tree, scan: &scan, kernel, selection: &selection };
+        let (root, modules) = self.root(&made, reporter)?;
+        reporter.at("initramfs", 0);
+        let parts = self.parts(name, &made, &root, &modules).map_err(|error| match error {
+            BuildError::File(error) => space.explain(error),
+            other => other,
+        })?;
+        reporter.at("publish", 0);
+        let config = ImageConfig {
+            architecture: self.architecture.to_owned(),
+            kernel_version: kernel.version.clone(),
+            kernel_arguments: kernel_arguments(self.form).split(' ').map(str::to_owned).collect(),
+            root: root.info,
+        };
+        let draft = Draft { name: name.to_owned(), inputs: self.inputs, config, parts };
+        let image = self.store.publish(&draft)?;
+        reporter.at("publish", 100);
+        Ok(image)
+    }
+
+    /// The installed tree, from the cache or installed now.
+    fn tree(&self, workspace: &Workspace, space: &mut Space, reporter: &mut Reporter<'_>) -> Result<Tree, BuildError> {
+        let folder = self.store.cache().join("trees");
+        fs::create_dir_all(&folder)?;
+        if let Some(tree) = Tree::find(&folder, &self.tree)? {
+            return Ok(tree);
+        }
+        reporter.at("install packages", 0);
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let plan = self.plan(workspace, epoch)?;
+        let output = workspace.path().join("tree.tar.zst");
+        let mmdebstrap = self.tools.mmdebstrap.as_os_str();
+        let site = Site { mmdebstrap, workspace, output: &output, epoch, privilege: self.privilege };
+        install::install(&site, &plan, self.debian, space, &mut |percent| reporter.at("install packages", percent))?;
+        let tree = Tree::keep(&folder, &self.tree, epoch, &output)?;
+        reporter.at("install packages", 100);
+        Ok(tree)
+    }
+
+    fn plan(&self, workspace: &Workspace, epoch: u64) -> Result<Plan, BuildError> {
+        let files = workspace.path().join("files.tar");
+        install::recipe_files(self.debian, &files, epoch)?;
+        let files = files.to_string_lossy();
+        let files = (!self.debian.files.is_empty()).then_some(files.as_ref());
+        Ok(recipe::plan(self.debian, self.architecture, &self.lines, files, self.privilege))
+    }
+
+    /// The root with its hash tree, and the modules that were met on the way.
+    fn root(&self, made: &Made<'_>, reporter: &mut Reporter<'_>) -> Result<(Root, Modules), BuildError> {
+        reporter.at("root", 0);
+        let rules = Rules::sparing(self.debian.files.iter().map(|file| file.path.as_str()));
+        let Made { workspace, space, tree, scan, kernel, selection } = *made;
+        let cleaning = Cleaning {
+            rules: &rules,
+            epoch: tree.epoch,
+            newest: scan.newest,
+            kernel: &kernel.version,
+            wanted: &selection.files,
+        };
+        let workshop = Workshop { tools: self.tools, workspace, privilege: self.privilege, space, time: scan.newest };
+        let (file, format, mut read) = (workspace.path().join("root"), self.form.root.format, 0);
+        let modules = root::make(&workshop, format, &file, |out| {
+            tree::clean(&tree.path, &cleaning, out, |bytes| {
+                read += bytes;
+                let percent = (read * 100).checked_div(scan.size).unwrap_or_default();
+                reporter.at("root", u8::try_from(percent.min(99)).unwrap_or(99));
+            })
+        })?;
+        reporter.at("verity", 0);
+        let verity = verity::append(&file).map_err(|error| space.explain(error))?;
+        let BlobRef { digest, size } = measure(&file)?;
+        let info = RootInfo { format, blob: digest, size, verity };
+        Ok((Root { file, info }, modules))
+    }
+
+    /// All files of the version.
+    fn parts(&self, name: &str, made: &Made<'_>, root: &Root, modules: &Modules) -> Result<Vec<Part>, BuildError> {
+        let Made { workspace, scan, kernel, selection, .. } = *made;
+        let part = |media_type, name: &str, content: &[u8]| -> Result<Part, BuildError> {
+            let file = workspace.path().join(name);
+            fs::write(&file, content)?;
+            Ok(Part { media_type, blob: measure(&file)?, file })
+        };
+        let baked = Baked {
+            name: name.to_owned(),
+            built_at: scan.newest,
+            kernel: kernel.version.clone(),
+            root: root.info.clone(),
+        };
+        let mut archive = initramfs::modules(&kernel.version, selection, modules)?;
+        archive.extend(initramfs::init(&self.stoke_init, &baked, &kernel.indexes.builtin)?);
+        let unified = uki::Parts {
+            os_release: scan.os_release.clone(),
+            arguments: kernel_arguments(self.form),
+            kernel_version: kernel.version.clone(),
+            initramfs: archive,
+            kernel: kernel.image.clone(),
+        };
+        let packages = serde_json::to_vec(&scan.packages).unwrap_or_default();
+        let root_blob = BlobRef { digest: root.info.blob, size: root.info.size };
+        Ok(vec![
+            part(media::KERNEL, "kernel", &unified.kernel)?,
+            part(media::INITRAMFS, "initramfs", &unified.initramfs)?,
+            Part { media_type: media::ROOT, file: root.file.clone(), blob: root_blob },
+            part(media::UKI, "uki", &uki::assemble(&self.stub, &unified)?)?,
+            part(media::PACKAGES, "packages", &packages)?,
+        ])
+    }
+}
+
+type Modules = std::collections::BTreeMap<String, Vec<u8>>;
+
+/// What the stages behind the installation work on.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    workspace: &'a Workspace,
+    space: &'a Space,
+    tree: &'a Tree,
+    scan: &'a Scan,
+    kernel: &'a Kernel,
+    selection: &'a Selection,
+}
+
+struct Root {
+    file: PathBuf,
+    info: RootInfo,
+}
+
+/// An installed tree in the cache: `DIGEST-EPOCH.tar.zst`, the epoch being what the installation gave its own files.
+struct Tree {
+    path: PathBuf,
+    epoch: u64,
+}
+
+impl Tree {
+    fn find(folder: &Path, digest: &Digest) -> Result<Option<Self>, BuildError> {
+        let prefix = format!("{}-", digest.hex());
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let epoch = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tar.zst")?.parse().ok());
+            if let Some(epoch) = epoch {
+                // The newest are kept: used is as good as new.
+                File::options().append(true).open(&path)?.into_file().set_modified(SystemTime::now())?;
+                return Ok(Some(Self { path, epoch }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn keep(folder: &Path, digest: &Digest, epoch: u64, file: &Path) -> Result<Self, BuildError> {
+        let path = folder.join(format!("{}-{epoch}.tar.zst", digest.hex()));
+        fs::rename(file, &path)?;
+        let mut trees = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            trees.push((entry.metadata()?.modified()?, entry.path()));
+        }
+        trees.sort();
+        for (_, old) in trees.iter().rev().skip(CACHED_TREES) {
+            fs::remove_file(old)?;
+        }
+        Ok(Self { path, epoch })
+    }
+}
+
+fn read_stub(path: &Path) -> Result<Vec<u8>, BuildError> {
+    fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            BuildError::ToolMissing { tool: path.display().to_string(), package: "systemd-boot-efi".to_owned() }
+        }
+        _ => BuildError::File(error),
+    })
+}
+
+fn file_system_version(tools: &Tools, form: &NetbootForm) -> Result<String, BuildError> {
+    match form.root.format {
+        RootFormat::Squashfs => version(&tools.mksquashfs, "-version"),
+        RootFormat::Erofs => version(&tools.mkfs_erofs, "-V"),
+    }
+}
+
+fn kernel_arguments(form: &NetbootForm) -> String {
+    let own = form.kernel_arguments.iter().map(String::as_str);
+    KERNEL_ARGUMENTS.into_iter().chain(own).collect::<Vec<_>>().join(" ")
+}
+
+/// The kernel of a tree that can boot.
+fn bootable(scan: &Scan) -> Result<&Kernel, BuildError> {
+    let lacks = |message: &str| BuildError::Tree {
+        field: "spec.source.debian.packages".to_owned(),
+        message: message.to_owned(),
+    };
+    let kernel = scan.kernel().ok_or_else(|| {
+        if scan.has_kernel_image() {
+            lacks("its kernel has no modules.dep; add kmod, so that the kernel's package can run depmod")
+        } else {
+            lacks("it has no kernel; add linux-image-amd64")
+        }
+    })?;
+    if scan.has_init { Ok(kernel) } else { Err(lacks("it has no init system; add systemd-sysv")) }
+}

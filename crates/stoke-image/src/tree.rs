@@ -1,0 +1,332 @@
+//! The installed tree as a stream: what is in it, and the clean tree that ships.
+//!
+//! Times: what packages shipped keeps its time; what the installation itself wrote carries the installation's epoch
+//! (`SOURCE_DATE_EPOCH`), which becomes the newest time that a package shipped. So the same packages make the same tree
+//! on any day.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use fs_err::File;
+use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use crate::clean::{EntryKind, Fate, Rules, shadow_of_day};
+use crate::modules::{Indexes, plain};
+use crate::store::Package;
+
+const SECONDS_A_DAY: u64 = 86_400;
+
+/// What a tree says of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// The newest time that a package shipped.
+    pub(crate) newest: u64,
+    /// Bytes of all files.
+    pub(crate) size: u64,
+    /// Whether there is something to hand over to.
+    pub(crate) has_init: bool,
+    pub(crate) os_release: Vec<u8>,
+    pub(crate) packages: Vec<Package>,
+    /// By version.
+    kernels: BTreeMap<Version, Kernel>,
+}
+
+/// A kernel and the index files of its modules.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) version: String,
+    pub(crate) image: Vec<u8>,
+    pub(crate) indexes: Indexes,
+}
+
+impl Scan {
+    /// The newest kernel that has its modules.
+    pub(crate) fn kernel(&self) -> Option<&Kernel> {
+        let whole = |kernel: &&Kernel| !kernel.image.is_empty() && !kernel.indexes.dep.is_empty();
+        self.kernels.values().rev().find(whole)
+    }
+
+    /// Whether there is a kernel, whole or not.
+    pub(crate) fn has_kernel_image(&self) -> bool {
+        self.kernels.values().any(|kernel| !kernel.image.is_empty())
+    }
+
+    fn kernel_of(&mut self, version: &str) -> &mut Kernel {
+        let kernel = self.kernels.entry(Version::parse(version)).or_default();
+        version.clone_into(&mut kernel.version);
+        kernel
+    }
+}
+
+/// A kernel's version, in the order of people: 6.10 comes behind 6.9.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(Vec<(u64, String)>);
+
+impl Version {
+    fn parse(text: &str) -> Self {
+        let parts = text.split(['.', '-', '+', '~']).map(|part| {
+            let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (number, rest) = part.split_at(digits);
+            (number.parse().unwrap_or_default(), rest.to_owned())
+        });
+        Self(parts.collect())
+    }
+}
+
+type Stream = Archive<zstd::Decoder<'static, io::BufReader<std::fs::File>>>;
+
+fn open(tree: &Path) -> io::Result<Stream> {
+    Ok(Archive::new(zstd::Decoder::new(File::open(tree)?.into_file())?))
+}
+
+/// The path of an entry, without leading `./` and trailing `/`; empty for the top of the tree.
+fn path_of(entry: &Entry<'_, impl Read>) -> io::Result<String> {
+    let bytes = entry.path_bytes();
+    let path = std::str::from_utf8(&bytes).map_err(|_| {
+        let shown = String::from_utf8_lossy(&bytes).into_owned();
+        io::Error::new(io::ErrorKind::InvalidData, format!("the name of {shown} in the tree is not UTF-8"))
+    })?;
+    Ok(path.trim_start_matches("./").trim_matches('/').to_owned())
+}
+
+fn read_all(entry: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    entry.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn read_text(entry: &mut impl Read) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read_all(entry)?).into_owned())
+}
+
+/// Reads what a tree says of itself. `epoch` is the time of what the installation wrote.
+pub(crate) fn scan(tree: &Path, epoch: u64) -> io::Result<Scan> {
+    let mut scan = Scan::default();
+    for entry in open(tree)?.entries()? {
+        let mut entry = entry?;
+        let path = path_of(&entry)?;
+        let time = entry.header().mtime()?;
+        if time < epoch {
+            scan.newest = scan.newest.max(time);
+        }
+        scan.size += entry.size();
+        look(&mut scan, &path, &mut entry)?;
+    }
+    Ok(scan)
+}
+
+fn look(scan: &mut Scan, path: &str, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+    let kind = entry.header().entry_type();
+    if ["sbin/init", "usr/sbin/init", "usr/lib/systemd/systemd", "lib/systemd/systemd"].contains(&path) {
+        scan.has_init = true;
+    }
+    if kind != EntryType::Regular {
+        return Ok(());
+    }
+    if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
+        let image = read_all(entry)?;
+        scan.kernel_of(version).image = image;
+    } else if let Some((version, name)) = in_modules(path) {
+        let indexes = &mut scan.kernel_of(version).indexes;
+        match name {
+            "modules.dep" => indexes.dep = read_text(entry)?,
+            "modules.alias" => indexes.alias = read_text(entry)?,
+            "modules.softdep" => indexes.softdep = read_text(entry)?,
+            "modules.builtin" => indexes.builtin = read_text(entry)?,
+            _ => {}
+        }
+    } else if path == "var/lib/dpkg/status" {
+        scan.packages = installed(&read_text(entry)?);
+    } else if path == "usr/lib/os-release" {
+        scan.os_release = read_all(entry)?;
+    }
+    Ok(())
+}
+
+/// Splits `usr/lib/modules/VERSION/NAME`, or the same without `usr`.
+fn in_modules(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("usr/lib/modules/").or_else(|| path.strip_prefix("lib/modules/"))?;
+    rest.split_once('/')
+}
+
+/// The installed packages in `/var/lib/dpkg/status`.
+fn installed(status: &str) -> Vec<Package> {
+    let stanza = |text: &str| {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let package = Package {
+            name: field("Package")?.to_owned(),
+            version: field("Version")?.to_owned(),
+            architecture: field("Architecture")?.to_owned(),
+        };
+        (field("Status")? == "install ok installed").then_some(package)
+    };
+    let mut packages: Vec<_> = status.split("\n\n").filter_map(stanza).collect();
+    packages.sort();
+    packages
+}
+
+/// What is made of a tree.
+pub(crate) struct Cleaning<'a> {
+    pub(crate) rules: &'a Rules,
+    /// The time of what the installation wrote.
+    pub(crate) epoch: u64,
+    /// The time that it ships with.
+    pub(crate) newest: u64,
+    /// Version of the kernel that ships, and the modules of it that are wanted, by path below its folder.
+    pub(crate) kernel: &'a str,
+    pub(crate) wanted: &'a BTreeSet<String>,
+}
+
+/// Writes the clean tree, and returns the wanted modules, uncompressed, by their uncompressed paths.
+pub(crate) fn clean(
+    tree: &Path,
+    cleaning: &Cleaning<'_>,
+    out: impl Write,
+    mut read: impl FnMut(u64),
+) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let (mut builder, mut modules) = (Builder::new(out), BTreeMap::new());
+    for entry in open(tree)?.entries()? {
+        let mut entry = entry?;
+        read(entry.size());
+        let path = path_of(&entry)?;
+        // The top has no name that a file system writer could use; it gets its owner and mode there.
+        if path.is_empty() {
+            continue;
+        }
+        let kind = if entry.header().entry_type().is_dir() { EntryKind::Directory } else { EntryKind::Other };
+        match cleaning.rules.fate(&path, kind) {
+            Fate::Drop => {}
+            Fate::Empty => ship(&mut builder, cleaning, &path, &mut entry, Some(Vec::new()))?,
+            Fate::Shadow => {
+                let shadow = shadow_of_day(&read_text(&mut entry)?, cleaning.newest / SECONDS_A_DAY);
+                ship(&mut builder, cleaning, &path, &mut entry, Some(shadow.into_bytes()))?;
+            }
+            Fate::Keep => match in_modules(&path).filter(|(version, name)| cleaning.wants(version, name)) {
+                None => ship(&mut builder, cleaning, &path, &mut entry, None)?,
+                Some((_, name)) => {
+                    let content = read_all(&mut entry)?;
+                    modules.insert(plain(name).to_owned(), decompress(name, &content)?);
+                    ship(&mut builder, cleaning, &path, &mut entry, Some(content))?;
+                }
+            },
+        }
+    }
+    up_to_date(&mut builder, cleaning)?;
+    builder.into_inner()?.flush()?;
+    Ok(modules)
+}
+
+/// Says that `/etc` and `/var` belong to this `/usr`: else systemd rebuilds catalogues and databases at every boot
+/// (systemd-update-done.service(8), `condition_test_needs_update` in systemd).
+fn up_to_date(builder: &mut Builder<impl Write>, cleaning: &Cleaning<'_>) -> io::Result<()> {
+    let stamp = format!("TIMESTAMP_NSEC={}000000000\n", cleaning.newest);
+    for path in ["etc/.updated", "var/.updated"] {
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(cleaning.newest);
+        header.set_size(stamp.len() as u64);
+        builder.append_data(&mut header, path, stamp.as_bytes())?;
+    }
+    Ok(())
+}
+
+impl Cleaning<'_> {
+    fn wants(&self, version: &str, name: &str) -> bool {
+        version == self.kernel && self.wanted.contains(name)
+    }
+}
+
+/// Writes one entry, with its own content or another one.
+fn ship(
+    builder: &mut Builder<impl Write>,
+    cleaning: &Cleaning<'_>,
+    path: &str,
+    entry: &mut Entry<'_, impl Read>,
+    content: Option<Vec<u8>>,
+) -> io::Result<()> {
+    let mut header = entry.header().clone();
+    if header.mtime()? >= cleaning.epoch {
+        header.set_mtime(cleaning.newest);
+    }
+    let attributes = kept_attributes(entry)?;
+    builder.append_pax_extensions(attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+    if matches!(header.entry_type(), EntryType::Link | EntryType::Symlink) && content.is_none() {
+        let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+        let target = String::from_utf8_lossy(&target).into_owned();
+        // A hard link names an entry of this archive, whose names have no `./`.
+        let hard = header.entry_type() == EntryType::Link;
+        let target = if hard { target.trim_start_matches("./").to_owned() } else { target };
+        return builder.append_link(&mut header, path, target);
+    }
+    match content {
+        None => builder.append_data(&mut header, path, entry),
+        Some(content) => {
+            let mut fresh = Header::new_gnu();
+            fresh.set_mode(header.mode()? & 0o7777);
+            fresh.set_uid(header.uid()?);
+            fresh.set_gid(header.gid()?);
+            fresh.set_mtime(header.mtime()?);
+            fresh.set_size(content.len() as u64);
+            if header.entry_type() == EntryType::Symlink {
+                // An empty file in place of a link: a link's own mode means nothing.
+                fresh.set_mode(0o644);
+            }
+            builder.append_data(&mut fresh, path, content.as_slice())
+        }
+    }
+}
+
+/// Extended attributes, in one order. Names, times and sizes are in the header that is written anew.
+fn kept_attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(Vec::new()) };
+    let mut attributes = Vec::new();
+    for extension in extensions {
+        let extension = extension?;
+        let Ok(key) = extension.key() else { continue };
+        if key.starts_with("SCHILY.xattr.") {
+            attributes.push((key.to_owned(), extension.value_bytes().to_vec()));
+        }
+    }
+    attributes.sort();
+    Ok(attributes)
+}
+
+/// A module as the kernel loads it without help from user space.
+fn decompress(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
+    match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("zst") => zstd::decode_all(content),
+        Some("xz") => unxz(content),
+        _ => Ok(content.to_vec()),
+    }
+}
+
+fn unxz(content: &[u8]) -> io::Result<Vec<u8>> {
+    use std::process::{Command, Stdio};
+    let mut xz = Command::new("xz").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (stdin, content) = (xz.stdin.take(), content.to_vec());
+    let writer = std::thread::spawn(move || stdin.map_or(Ok(()), |mut stdin| stdin.write_all(&content)));
+    let output = xz.wait_with_output()?;
+    let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("xz was not fed")));
+    written?;
+    if output.status.success() { Ok(output.stdout) } else { Err(io::Error::other("a kernel module is not valid xz")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_comes_behind_nine() {
+        assert!(Version::parse("6.10.1-amd64") > Version::parse("6.9.12-amd64"));
+        assert!(Version::parse("6.1.0-56-amd64") > Version::parse("6.1.0-9-amd64"));
+    }
+
+    #[test]
+    fn packages_that_are_removed_are_not_installed() {
+        let status = "Package: b\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n\n\
+                      Package: a\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 2\n\n";
+        let names: Vec<_> = installed(status).into_iter().map(|package| package.name).collect();
+        assert_eq!(names, ["b"]);
+    }
+}
