@@ -1,0 +1,176 @@
+//! Changing the kernel's links.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use stoke_api::names::{LinkName, MacAddr};
+
+use super::{KernelError, read};
+use crate::label::{Label, LinkRole};
+use crate::netlink::Netlink;
+use crate::observed::BridgeOptions;
+use crate::step::Step;
+
+/// Steps that change one link of the namespace.
+pub(super) fn link_step(netlink: &mut Netlink, step: &Step) -> Result<(), KernelError> {
+    match step {
+        Step::CreateBridge { bridge, mac, mtu } => create_bridge(netlink, bridge, *mac, *mtu),
+        Step::SetLabel { link, label } => set(netlink, link, LinkAttribute::IfAlias(label.alias())),
+        Step::SetMac { link, mac } => set(netlink, link, LinkAttribute::Address(mac.0.to_vec())),
+        Step::SetMtu { link, mtu } => set(netlink, link, LinkAttribute::Mtu(u32::from(*mtu))),
+        Step::SetBridgeOptions { bridge } => set_bridge_options(netlink, bridge),
+        Step::AddAddress { link, address } => add_address(netlink, link, *address),
+        Step::RemoveAddress { link, address } => remove_address(netlink, link, *address),
+        Step::Up { link } => index(netlink, link).and_then(|index| up(netlink, index)),
+        Step::Attach { port, bridge } => {
+            let bridge = index(netlink, bridge)?;
+            set(netlink, port, LinkAttribute::Controller(bridge))
+        }
+        Step::Detach { port } => set(netlink, port, LinkAttribute::Controller(0)),
+        Step::Delete { link, .. } => delete(netlink, link),
+        _ => Err(KernelError::Refused(io::ErrorKind::Unsupported.into())),
+    }
+}
+
+/// The index of a link that may be missing.
+pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, KernelError> {
+    let Ok(name) = name.parse::<LinkName>() else { return Ok(None) };
+    match read::find(netlink, &name) {
+        Ok(message) => Ok(Some(message.header.index)),
+        Err(KernelError::NoLink(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets a link up.
+pub(super) fn up(netlink: &mut Netlink, index: u32) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    change(netlink, RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Moves an interface from the host's namespace into `namespace`. The label comes first: an alias goes along, so that
+/// the interface is known as ours wherever we die.
+pub(super) fn take_uplink(
+    host: &mut Netlink,
+    interface: &LinkName,
+    label: &Label,
+    namespace: &OwnedFd,
+) -> Result<(), KernelError> {
+    let found = read::find(host, interface)?;
+    let alias = read::alias(&found).unwrap_or_default();
+    if Label::parse(alias).is_none_or(|there| there.installation != label.installation) {
+        let role = LinkRole::Uplink { interface: interface.clone(), alias: alias.to_owned() };
+        let label = Label { role, ..label.clone() };
+        set(host, interface, LinkAttribute::IfAlias(label.alias()))?;
+    }
+    set(host, interface, LinkAttribute::NetNsFd(namespace.as_raw_fd()))
+}
+
+/// Moves an interface back to the host's namespace, under the name that it had there.
+pub(super) fn return_uplink(
+    netlink: &mut Netlink,
+    link: &LinkName,
+    interface: &LinkName,
+    host: &OwnedFd,
+) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index(netlink, link)?;
+    message.attributes.push(LinkAttribute::IfName(interface.to_string()));
+    message.attributes.push(LinkAttribute::NetNsFd(host.as_raw_fd()));
+    change(netlink, RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Gives an interface of the host its own alias back.
+pub(super) fn set_host_alias(host: &mut Netlink, interface: &LinkName, alias: &str) -> Result<(), KernelError> {
+    set(host, interface, LinkAttribute::IfAlias(alias.to_owned()))
+}
+
+fn create_bridge(netlink: &mut Netlink, bridge: &LinkName, mac: MacAddr, mtu: u16) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(bridge.to_string()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(u32::from(mtu)),
+        LinkAttribute::LinkInfo(our_bridge()),
+    ];
+    change(netlink, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn set_bridge_options(netlink: &mut Netlink, bridge: &LinkName) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index(netlink, bridge)?;
+    message.attributes = vec![LinkAttribute::LinkInfo(our_bridge())];
+    // RTM_SETLINK does not look at IFLA_INFO_DATA; RTM_NEWLINK of an existing link does (`rtnl_changelink`).
+    change(netlink, RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Our way of a bridge. The order counts: the delay may be zero only without spanning tree.
+fn our_bridge() -> Vec<LinkInfo> {
+    let BridgeOptions { stp, forward_delay, multicast_snooping } = BridgeOptions::OURS;
+    let stp = if stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
+    let data = vec![
+        InfoBridge::StpState(stp),
+        InfoBridge::ForwardDelay(forward_delay),
+        InfoBridge::MulticastSnooping(multicast_snooping),
+    ];
+    vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))]
+}
+
+fn add_address(netlink: &mut Netlink, link: &LinkName, address: IpNet) -> Result<(), KernelError> {
+    let mut message = address_message(netlink, link, address)?;
+    if let IpNet::V4(network) = address {
+        message.attributes.push(AddressAttribute::Broadcast(network.broadcast()));
+    }
+    // Without duplicate detection the address serves at once, even before the bridge has a port.
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Permanent));
+    change(netlink, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn remove_address(netlink: &mut Netlink, link: &LinkName, address: IpNet) -> Result<(), KernelError> {
+    let message = address_message(netlink, link, address)?;
+    change(netlink, RouteNetlinkMessage::DelAddress(message), 0)
+}
+
+fn address_message(netlink: &mut Netlink, link: &LinkName, address: IpNet) -> Result<AddressMessage, KernelError> {
+    let mut message = AddressMessage::default();
+    message.header.index = index(netlink, link)?;
+    message.header.prefix_len = address.prefix_len();
+    (message.header.family, message.header.scope) = match address.addr() {
+        IpAddr::V4(_) => (AddressFamily::Inet, AddressScope::Universe),
+        IpAddr::V6(_) => (AddressFamily::Inet6, AddressScope::Link),
+    };
+    message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    Ok(message)
+}
+
+fn delete(netlink: &mut Netlink, link: &LinkName) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index(netlink, link)?;
+    change(netlink, RouteNetlinkMessage::DelLink(message), 0)
+}
+
+fn set(netlink: &mut Netlink, link: &LinkName, attribute: LinkAttribute) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index(netlink, link)?;
+    message.attributes.push(attribute);
+    change(netlink, RouteNetlinkMessage::SetLink(message), 0)
+}
+
+fn index(netlink: &mut Netlink, link: &LinkName) -> Result<u32, KernelError> {
+    read::find(netlink, link).map(|message| message.header.index)
+}
+
+fn change(netlink: &mut Netlink, message: RouteNetlinkMessage, flags: u16) -> Result<(), KernelError> {
+    netlink.change(message, flags).map_err(KernelError::Refused)
+}

@@ -1,0 +1,59 @@
+//! One change of a host's network.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use stoke_api::names::{LinkName, MacAddr};
+
+use crate::firewall::Table;
+use crate::label::Label;
+use crate::observed::LinkKind;
+
+/// One change. Prints as a line of `stoke plan`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the printed form says it")]
+pub enum Step {
+    CreateBridge { bridge: LinkName, mac: MacAddr, mtu: u16 },
+    SetLabel { link: LinkName, label: Label },
+    SetMac { link: LinkName, mac: MacAddr },
+    SetMtu { link: LinkName, mtu: u16 },
+    SetBridgeOptions { bridge: LinkName },
+    TrustAddresses { link: LinkName },
+    AddAddress { link: LinkName, address: IpNet },
+    RemoveAddress { link: LinkName, address: IpNet },
+    Up { link: LinkName },
+    Silence { link: LinkName },
+    Attach { port: LinkName, bridge: LinkName },
+    Detach { port: LinkName },
+    TakeUplink { interface: LinkName, label: Label },
+    ReturnUplink { link: LinkName, interface: LinkName, alias: String },
+    Delete { link: LinkName, kind: LinkKind },
+    LoadTable { table: Table },
+    DeleteTable { name: String },
+    Forward,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateBridge { bridge, mac, mtu } => write!(f, "create bridge {bridge} ({mac}, mtu {mtu})"),
+            Self::SetLabel { link, label } => write!(f, "label {link} as {label}"),
+            Self::SetMac { link, mac } => write!(f, "set mac of {link} to {mac}"),
+            Self::SetMtu { link, mtu } => write!(f, "set mtu of {link} to {mtu}"),
+            Self::SetBridgeOptions { bridge } => write!(f, "let {bridge} forward at once: no stp, delay or snooping"),
+            Self::TrustAddresses { link } => write!(f, "use addresses of {link} without duplicate detection"),
+            Self::AddAddress { link, address } => write!(f, "add {address} to {link}"),
+            Self::RemoveAddress { link, address } => write!(f, "remove {address} from {link}"),
+            Self::Up { link } => write!(f, "set {link} up"),
+            Self::Silence { link } => write!(f, "give {link} no IPv6 of its own"),
+            Self::Attach { port, bridge } => write!(f, "attach {port} to {bridge}"),
+            Self::Detach { port } => write!(f, "detach {port} from its bridge"),
+            Self::TakeUplink { interface, label } => write!(f, "take {interface} from the host for lan {}", label.lan),
+            Self::ReturnUplink { link, interface, .. } => write!(f, "return {link} to the host as {interface}"),
+            Self::Delete { link, .. } => write!(f, "delete {link}"),
+            Self::LoadTable { table } => write!(f, "load {table}"),
+            Self::DeleteTable { name } => write!(f, "delete nftables table {name}"),
+            Self::Forward => f.write_str("forward packets between the namespace's links"),
+        }
+    }
+}
