@@ -14,6 +14,8 @@ pub enum Firmware {
     Bios,
     /// UEFI with its own PXE.
     UefiPxe,
+    /// UEFI that boots by HTTP.
+    UefiHttp,
 }
 
 /// The wire: a veth pair whose near end `uplink0` is for the installation, the far end on a switch.
@@ -52,7 +54,7 @@ impl Foreign {
         let device = format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1");
         match firmware {
             Firmware::Bios => command.args(["-device", &device]),
-            Firmware::UefiPxe => {
+            Firmware::UefiPxe | Firmware::UefiHttp => {
                 let variables = world.folder().join("foreign-vars.fd");
                 fs_err::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)?;
                 let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";

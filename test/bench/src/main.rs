@@ -1,0 +1,51 @@
+//! Benchmarks beside their peers: ours and theirs in one run, alternating, and the ratio between them.
+//!
+//! `cargo xtask bench [NAME…] [--json FILE] [--rounds N]`. Each benchmark is a module that yields [`Row`]s.
+
+mod boot;
+mod peers;
+mod row;
+mod serial;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use row::Row;
+
+/// Benchmarks beside their peers.
+#[derive(Parser)]
+struct Arguments {
+    /// Which; all if none is named.
+    names: Vec<String>,
+    /// Also write the rows as JSON into this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often each side runs.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+/// A benchmark: how often each side runs, to its rows.
+type Benchmark = fn(usize) -> Result<Vec<Row>>;
+
+const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run)];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let known: Vec<_> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
+        bail!("no benchmark is called {unknown}; there are: {}", known.join(", "));
+    }
+    let mut rows = Vec::new();
+    for (name, benchmark) in BENCHMARKS {
+        if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == name) {
+            rows.extend(benchmark(arguments.rounds)?);
+        }
+    }
+    print!("{}", row::table(&rows));
+    if let Some(file) = &arguments.json {
+        fs_err::write(file, serde_json::to_string_pretty(&rows)?)?;
+    }
+    Ok(())
+}
