@@ -1,1 +1,23 @@
-//! Under construction in this commit series.
+//! The role `farm`: boot programs by TFTP, boot scripts and images by HTTP, roots by NBD, and the API that nodes talk to.
+//!
+//! - [`config`]: the configuration as it is looked up: nodes by address, blobs by digest.
+//! - [`sessions`]: what is known of each node, pure: greeting, reports, orders, silence.
+//! - [`plan`]: which sockets to open and close when the configuration changes, pure.
+//! - `run`: the role: sockets, reloads, the report. `connections` accepts, `http` and `node_api` answer.
+//! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
+//!
+//! What it never does: give addresses (the router does), build or verify content (nodes verify what they get), serve a file
+//! that its configuration does not name by digest. Read [`sessions`] first, then `run`.
+
+pub mod config;
+mod connections;
+mod files;
+mod http;
+mod journal;
+mod metrics;
+mod node_api;
+pub mod plan;
+mod run;
+pub mod sessions;
+
+pub use run::run;

@@ -1,0 +1,275 @@
+//! The role: sockets, reloads, the report.
+//!
+//! Each service has a task of its own that binds its socket and serves until it is closed. A socket that cannot be bound (the
+//! LAN is laid a moment later, another program has the port) is tried again and again, and the report says so meanwhile.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use stoke_api::report::{FarmReport, Report};
+use stoke_api::workload::FarmConfig;
+use stoke_api::{MacAddr, ObjectRef};
+use stoke_daemon::{Launch, Role};
+use stoke_tftp::Limits;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Serving;
+use crate::connections::{self, Tls};
+use crate::files::Roots;
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::node_api::RecordError;
+use crate::plan::{self, Endpoints, Service, Step};
+use crate::sessions::{Node, SessionOver, Sessions};
+use crate::{http, node_api};
+
+/// Pause between two attempts to bind a socket.
+const BIND_AGAIN: Duration = Duration::from_millis(300);
+
+/// Runs the role until it is told to stop.
+///
+/// # Errors
+/// If the configuration cannot be read, its certificate or key cannot be used, or its state folder cannot be read.
+pub async fn run(launch: Launch) -> anyhow::Result<()> {
+    stoke_daemon::run::<Running, _>(launch, Running::start).await
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What all services share.
+#[derive(Debug)]
+pub(crate) struct Farm {
+    serving: RwLock<Arc<Serving>>,
+    sessions: Mutex<Sessions>,
+    /// Held while a session changes and is written down, so that files never go back.
+    journal: tokio::sync::Mutex<Journal>,
+    changes: watch::Sender<()>,
+    pub(crate) metrics: Metrics,
+    /// What keeps a service from being served.
+    failures: Mutex<BTreeMap<Service, String>>,
+}
+
+impl Farm {
+    /// The configuration as it is now.
+    pub(crate) fn serving(&self) -> Arc<Serving> {
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells when the configuration has changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn with_sessions<T>(&self, ask: impl FnOnce(&mut Sessions) -> T) -> T {
+        ask(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes a session; when this returns, the change is on disk.
+    pub(crate) async fn record(
+        &self,
+        change: impl FnOnce(&mut Sessions) -> Result<Node, SessionOver>,
+    ) -> Result<Node, RecordError> {
+        let mut journal = self.journal.lock().await;
+        let (node, forgotten) = self.with_sessions(|sessions| (change(sessions), sessions.take_forgotten()));
+        journal.forget(&forgotten);
+        let node = node?;
+        journal.save(node.clone()).await.map_err(RecordError::Journal)?;
+        Ok(node)
+    }
+
+    /// Takes note of a machine that fetches its boot script.
+    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
+        self.with_sessions(|sessions| sessions.loading(owner, mac, now_ms()));
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<Service, String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> Option<String> {
+        let mut all: Vec<String> = self.failures().values().cloned().collect();
+        all.extend(self.serving().problems.iter().cloned());
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Goes over to another configuration. Sessions follow their machines to the objects that name them now.
+    async fn go_over(&self, serving: Serving) -> anyhow::Result<()> {
+        let serving = Arc::new(serving);
+        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving.clone();
+        let mut journal = self.journal.lock().await;
+        let owner = |mac| serving.identify(mac, &[], None).and_then(|identity| identity.owner());
+        let (gone, kept) = self.with_sessions(|sessions| {
+            let gone = sessions.reassign(owner, |owner| serving.node(owner).is_some());
+            (gone, sessions.nodes().filter(|node| !node.session.is_empty()).cloned().collect::<Vec<_>>())
+        });
+        for node in kept {
+            journal.save(node).await?;
+        }
+        journal.forget(&gone);
+        self.changes.send_replace(());
+        Ok(())
+    }
+}
+
+struct Running {
+    farm: Arc<Farm>,
+    open: Mutex<BTreeMap<Service, (SocketAddr, CancellationToken)>>,
+    shutdown: CancellationToken,
+}
+
+impl Role for Running {
+    type Config = FarmConfig;
+    const NAME: &'static str = "farm";
+
+    fn report(&self) -> Report {
+        let failure = self.farm.failure();
+        let nodes = self.farm.with_sessions(|sessions| sessions.reports(now_ms()));
+        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes })
+    }
+
+    fn ready(&self) -> bool {
+        self.farm.failure().is_none()
+    }
+
+    async fn reload(&self, config: FarmConfig) -> anyhow::Result<()> {
+        let serving = tokio::task::spawn_blocking(move || Serving::load(config)).await??;
+        let state = self.farm.serving().config.state.clone();
+        anyhow::ensure!(
+            serving.config.state == state,
+            "the state folder cannot change while the farm runs ({} to {}); start it anew",
+            state.display(),
+            serving.config.state.display()
+        );
+        self.farm.go_over(serving).await?;
+        self.apply();
+        Ok(())
+    }
+
+    fn metrics(&self) -> Option<&Registry> {
+        Some(&self.farm.metrics.registry)
+    }
+}
+
+impl Running {
+    async fn start(config: FarmConfig, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
+        let serving = tokio::task::spawn_blocking(move || Serving::load(config)).await??;
+        let state = &serving.config.state;
+        let opened = Journal::open(state).with_context(|| format!("cannot use the state folder {}", state.display()));
+        let (journal, nodes) = opened?;
+        let farm = Arc::new(Farm {
+            sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
+            journal: tokio::sync::Mutex::new(journal),
+            changes: watch::Sender::new(()),
+            metrics: Metrics::new(),
+            failures: Mutex::default(),
+            serving: RwLock::new(Arc::new(serving)),
+        });
+        let running = Arc::new(Self { farm, open: Mutex::default(), shutdown });
+        running.apply();
+        Ok(running)
+    }
+
+    /// Opens and closes sockets as the configuration wants.
+    fn apply(&self) {
+        let desired = plan::endpoints(&self.farm.serving().config);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed: Endpoints = open.iter().map(|(service, (address, _))| (*service, *address)).collect();
+        for step in plan::plan(&desired, &observed) {
+            tracing::info!("{step}");
+            match step {
+                Step::Close { service, .. } => {
+                    if let Some((_, stop)) = open.remove(&service) {
+                        stop.cancel();
+                    }
+                    self.farm.failures().remove(&service);
+                }
+                Step::Open { service, address } => {
+                    let stop = self.shutdown.child_token();
+                    open.insert(service, (address, stop.clone()));
+                    // Until the socket is there, the farm is not ready.
+                    self.farm.failures().insert(service, format!("{address} is not open yet for {service}"));
+                    tokio::spawn(serve(self.farm.clone(), service, address, stop));
+                }
+            }
+        }
+    }
+}
+
+/// Serves until the token is cancelled, whatever happens to the socket.
+async fn serve(farm: Arc<Farm>, service: Service, address: SocketAddr, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = serve_once(&farm, service, address, &stop).await {
+            let text = explain(service, address, &error);
+            let mut failures = farm.failures();
+            // A service that was moved meanwhile is no longer ours to speak of.
+            if !stop.is_cancelled() && failures.insert(service, text.clone()).as_ref() != Some(&text) {
+                tracing::error!("{text}");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(BIND_AGAIN) => {}
+        }
+    }
+}
+
+async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &CancellationToken) -> io::Result<()> {
+    if service == Service::Tftp {
+        let socket = UdpSocket::bind(at).await?;
+        farm.opened(service, at, stop);
+        let counters = farm.metrics.tftp.clone();
+        return stoke_tftp::server::serve(socket, farm.clone(), Limits::default(), counters, stop.clone()).await;
+    }
+    let listener = TcpListener::bind(at).await?;
+    farm.opened(service, at, stop);
+    match service {
+        Service::Nbd => {
+            let exports = Arc::new(Roots(farm.clone()));
+            stoke_nbd::server::Server::new(exports, farm.metrics.nbd.clone()).serve(listener, stop.clone()).await;
+        }
+        Service::NodeApi => {
+            let farm = farm.clone();
+            let router = node_api::router(farm.clone());
+            let tls: Tls = Arc::new(move || farm.serving().tls.clone());
+            connections::serve(listener, router, Some(tls), stop.clone()).await;
+        }
+        Service::Http | Service::Tftp => {
+            connections::serve(listener, http::router(farm.clone()), None, stop.clone()).await;
+        }
+    }
+    Ok(())
+}
+
+impl Farm {
+    fn opened(&self, service: Service, address: SocketAddr, stop: &CancellationToken) {
+        if !stop.is_cancelled() {
+            self.failures().remove(&service);
+            tracing::info!(%address, "serving {service}");
+        }
+    }
+}
+
+/// What is wrong, and the next step.
+fn explain(service: Service, address: SocketAddr, error: &io::Error) -> String {
+    let (protocol, port) = (if service == Service::Tftp { "u" } else { "t" }, address.port());
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has the port: ss -l{protocol}np 'sport = :{port}' shows which")
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface has this address; is the LAN laid?".to_owned(),
+        io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them".to_owned(),
+        _ => "it is tried again".to_owned(),
+    };
+    format!("cannot listen on {address} for {service}: {error}; {hint}")
+}

@@ -1,0 +1,353 @@
+//! What is known of each node, and what it is told.
+//!
+//! ```text
+//!              script fetched          hello                 reports             silent for 90 s
+//!   (unheard) ---------------> Loading -----> session begins --------> ... Ready ---------------> not ready
+//!                                 ^              |    ^                  |
+//!                                 |              |    +---- hello -------+  (a new session replaces the old one)
+//!                                 +--------------+------------------------+  (it boots again)
+//! ```
+//!
+//! Pure: the caller brings the clock (milliseconds since 1970), the sessions' names, and writes [`Node`]s down before it
+//! answers. A session's phases only go forward, except to `Failed` and from there on; a repeated report changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use stoke_api::node::{Event, Hello, Orders, Phase, Report};
+use stoke_api::objects::NodeState;
+use stoke_api::report::FarmNodeReport;
+use stoke_api::{Digest, MacAddr, ObjectRef};
+
+/// Silence after which a node that was ready no longer counts as such. It asks for orders every 30 seconds.
+pub const SILENCE_MS: u64 = 90_000;
+/// Nodes without an object that are kept; the one that was silent longest goes first.
+const STRANGERS: usize = 256;
+/// Events kept of one session. A boot has eight; what retries for ever must not grow for ever.
+const EVENTS: usize = 64;
+/// Host keys kept of one node.
+const HOST_KEYS: usize = 8;
+/// Longest text that a node can put into our state.
+const TEXT: usize = 1000;
+
+/// Identity of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeKey {
+    /// By its object.
+    Owner(ObjectRef),
+    /// By the interface that booted.
+    Stranger(MacAddr),
+}
+
+impl NodeKey {
+    /// The key of a node with this owner, or without one.
+    pub fn new(owner: Option<ObjectRef>, mac: MacAddr) -> Self {
+        owner.map_or(Self::Stranger(mac), Self::Owner)
+    }
+}
+
+/// What is known of a node. Its serialised form is what outlasts the farm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// The `Server` or `Machine`.
+    #[serde(default)]
+    pub owner: Option<ObjectRef>,
+    /// The interface that booted.
+    pub mac: MacAddr,
+    /// The session's name; empty while there is none.
+    #[serde(default)]
+    pub session: String,
+    /// When it began.
+    #[serde(default)]
+    pub began_ms: u64,
+    /// Its address.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// The image version that it boots.
+    #[serde(default)]
+    pub image: Option<Digest>,
+    /// Reboots that had been asked for when the session began: they are done.
+    #[serde(default)]
+    pub reboots_done: u64,
+    /// How far it is.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Everything that it reported, each once.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// `nbd` or `ram`.
+    #[serde(default)]
+    pub root: String,
+    /// Public host keys.
+    #[serde(default)]
+    pub ssh_host_keys: Vec<String>,
+    /// Why the boot fails.
+    #[serde(default)]
+    pub failure: Option<String>,
+    /// When it was heard last. Not written down: who starts again gives everybody time to speak.
+    #[serde(skip)]
+    pub heard_ms: u64,
+    /// When it fetched a boot script after it was heard last.
+    #[serde(skip)]
+    pub loading_ms: Option<u64>,
+}
+
+/// There is no such session, or not any more: the node says hello again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this session is over; say hello again")]
+pub struct SessionOver;
+
+/// What a session is begun with.
+#[derive(Clone, Debug)]
+pub struct Greeting<'a> {
+    /// The object, if there is one.
+    pub owner: Option<ObjectRef>,
+    /// What the node said.
+    pub hello: &'a Hello,
+    /// Name of the new session.
+    pub session: String,
+    /// The image version that the node's root belongs to.
+    pub image: Digest,
+    /// Reboots asked for so far.
+    pub reboots_requested: u64,
+}
+
+/// All nodes that were heard of.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    nodes: BTreeMap<NodeKey, Node>,
+    forgotten: Vec<NodeKey>,
+}
+
+impl Sessions {
+    /// Goes on from what was written down. Of two records of one node the newer counts.
+    pub fn restore(records: impl IntoIterator<Item = Node>, now_ms: u64) -> Self {
+        let mut sessions = Self::default();
+        for mut node in records {
+            node.heard_ms = now_ms;
+            let key = node.key();
+            if sessions.nodes.get(&key).is_none_or(|other| other.began_ms <= node.began_ms) {
+                sessions.nodes.insert(key, node);
+            }
+        }
+        sessions
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// A machine fetched its boot script. Says nothing about its session: anybody can fetch a script.
+    pub fn loading(&mut self, owner: Option<ObjectRef>, mac: MacAddr, now_ms: u64) {
+        let key = NodeKey::new(owner.clone(), mac);
+        self.nodes.entry(key).or_insert_with(|| Node::unheard(owner, mac, now_ms)).loading_ms = Some(now_ms);
+        self.forget_strangers();
+    }
+
+    /// A node begins a session; an earlier one is over.
+    pub fn hello(&mut self, greeting: Greeting<'_>, now_ms: u64) -> Node {
+        let Greeting { owner, hello, session, image, reboots_requested } = greeting;
+        let key = NodeKey::new(owner.clone(), hello.boot_mac);
+        let before = self.nodes.get(&key);
+        let failure = before.and_then(|node| node.failure.clone());
+        // The keys are the node's own for this boot; until it reports them nobody should trust the old ones.
+        let node = Node {
+            session,
+            began_ms: now_ms,
+            address: Some(hello.address),
+            image: Some(image),
+            reboots_done: reboots_requested,
+            phase: Phase::Network,
+            failure,
+            ..Node::unheard(owner, hello.boot_mac, now_ms)
+        };
+        self.nodes.insert(key, node.clone());
+        self.forget_strangers();
+        node
+    }
+
+    /// A node reports. Returns what is known now.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn report(&mut self, report: Report, now_ms: u64) -> Result<Node, SessionOver> {
+        let node = self.heard(&report.session, now_ms)?;
+        report.events.into_iter().for_each(|event| node.reached(event));
+        if !report.ssh_host_keys.is_empty() {
+            node.ssh_host_keys = report.ssh_host_keys.into_iter().take(HOST_KEYS).map(clean).collect();
+        }
+        if !report.root.is_empty() {
+            node.root = clean(report.root);
+        }
+        Ok(node.clone())
+    }
+
+    /// A node asks for orders. Returns who it is.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn asks_for_orders(&mut self, session: &str, now_ms: u64) -> Result<&Node, SessionOver> {
+        self.heard(session, now_ms).map(|node| &*node)
+    }
+
+    /// The node of a session.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn of_session(&self, session: &str) -> Result<&Node, SessionOver> {
+        self.nodes.values().find(|node| !session.is_empty() && node.session == session).ok_or(SessionOver)
+    }
+
+    /// Goes over to another set of objects: `owner` tells whose node an interface is. Nodes of objects that are gone are
+    /// forgotten and returned; nodes that had no object and got one keep their sessions.
+    pub fn reassign(
+        &mut self,
+        owner: impl Fn(MacAddr) -> Option<ObjectRef>,
+        exists: impl Fn(&ObjectRef) -> bool,
+    ) -> Vec<NodeKey> {
+        let mut gone = Vec::new();
+        for (key, mut node) in std::mem::take(&mut self.nodes) {
+            if node.owner.as_ref().is_none_or(|owner| !exists(owner)) {
+                gone.push(key);
+                let had_one = node.owner.is_some();
+                node.owner = owner(node.mac);
+                if had_one && node.owner.is_none() {
+                    continue;
+                }
+            }
+            gone.retain(|key| *key != node.key());
+            self.nodes.entry(node.key()).or_insert(node);
+        }
+        gone
+    }
+
+    /// What the farm reports of each node.
+    pub fn reports(&self, now_ms: u64) -> Vec<FarmNodeReport> {
+        let report =
+            |node: &Node| FarmNodeReport { owner: node.owner.clone(), mac: node.mac, state: node.state(now_ms) };
+        self.nodes.values().map(report).collect()
+    }
+
+    fn heard(&mut self, session: &str, now_ms: u64) -> Result<&mut Node, SessionOver> {
+        let found = self.nodes.values_mut().find(|node| !session.is_empty() && node.session == session);
+        let node = found.ok_or(SessionOver)?;
+        node.heard_ms = now_ms;
+        node.loading_ms = None;
+        Ok(node)
+    }
+
+    /// Strangers cost nothing: their list is bounded.
+    fn forget_strangers(&mut self) {
+        let strangers = self.nodes.iter().filter(|(key, _)| matches!(key, NodeKey::Stranger(_)));
+        if strangers.clone().count() > STRANGERS {
+            let last_heard = |node: &Node| node.heard_ms.max(node.loading_ms.unwrap_or_default());
+            let silent = strangers.min_by_key(|(_, node)| last_heard(node)).map(|(key, _)| key.clone());
+            if let Some(key) = silent {
+                self.nodes.remove(&key);
+                self.forgotten.push(key);
+            }
+        }
+    }
+
+    /// Nodes that were forgotten since this was asked last: what was written down of them can go.
+    pub fn take_forgotten(&mut self) -> Vec<NodeKey> {
+        std::mem::take(&mut self.forgotten)
+    }
+}
+
+impl Node {
+    fn unheard(owner: Option<ObjectRef>, mac: MacAddr, now_ms: u64) -> Self {
+        Self {
+            owner,
+            mac,
+            session: String::new(),
+            began_ms: 0,
+            address: None,
+            image: None,
+            reboots_done: 0,
+            phase: Phase::Unknown,
+            events: Vec::new(),
+            root: String::new(),
+            ssh_host_keys: Vec::new(),
+            failure: None,
+            heard_ms: now_ms,
+            loading_ms: None,
+        }
+    }
+
+    /// What it is called in logs.
+    pub fn label(&self) -> String {
+        self.owner.as_ref().map_or_else(|| self.mac.to_string(), |owner| owner.name.to_string())
+    }
+
+    /// Its key.
+    pub fn key(&self) -> NodeKey {
+        NodeKey::new(self.owner.clone(), self.mac)
+    }
+
+    /// What it is told when it has seen orders up to `seen`, and `requested` reboots were asked for: each number once, and
+    /// none that was asked for before this boot.
+    pub fn orders(&self, seen: u64, requested: u64) -> Orders {
+        Orders { number: requested, reboot: requested > self.reboots_done && requested > seen }
+    }
+
+    fn reached(&mut self, event: Event) {
+        let event = Event { detail: clean(event.detail), ..event };
+        if self.events.contains(&event) || self.events.len() >= EVENTS {
+            return;
+        }
+        match event.phase {
+            Phase::Failed => {
+                let word = if event.detail.is_empty() { "the boot failed" } else { &event.detail };
+                self.failure = Some(word.to_owned());
+                self.phase = Phase::Failed;
+            }
+            phase if phase > self.phase || self.phase == Phase::Failed => {
+                self.phase = phase;
+                if phase == Phase::Ready {
+                    self.failure = None;
+                }
+            }
+            _ => {}
+        }
+        self.events.push(event);
+    }
+
+    /// What objects' statuses say of it.
+    pub fn state(&self, now_ms: u64) -> NodeState {
+        let silent = now_ms.saturating_sub(self.heard_ms);
+        let lost = self.phase == Phase::Ready && silent > SILENCE_MS;
+        let silence = || format!("its agent is silent since {} s; is it switched off or cut off?", silent / 1000);
+        let loading = self.loading_ms.is_some();
+        NodeState {
+            phase: if loading { Phase::Loading } else { self.phase },
+            address: self.address,
+            image: self.image,
+            root: self.root.clone(),
+            ssh_host_keys: self.ssh_host_keys.clone(),
+            failure: if lost && !loading { Some(silence()) } else { self.failure.clone() },
+            boot_started: timestamp(self.began_ms),
+            timeline: self.events.iter().map(|event| (event.phase, event.uptime_ms)).collect(),
+            ready: self.phase == Phase::Ready && !lost && !loading,
+        }
+    }
+}
+
+/// A node's text, bounded and on one line.
+fn clean(text: String) -> String {
+    if text.len() <= TEXT && !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT).collect()
+}
+
+fn timestamp(ms: u64) -> String {
+    let known = i64::try_from(ms).ok().filter(|ms| *ms != 0);
+    known.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
