@@ -219,9 +219,13 @@ mod tests {
         #[test]
         fn a_table_is_made_again_from_its_own_records(records in proptest::collection::vec(record(), 0..40)) {
             let mut table = Leases::default();
-            records.into_iter().for_each(|record| table.apply(record));
+            for record in records {
+                table.apply(record);
+            }
             let mut again = Leases::default();
-            table.records().for_each(|record| again.apply(record));
+            for record in table.records() {
+                again.apply(record);
+            }
             prop_assert_eq!(table, again);
         }
     }

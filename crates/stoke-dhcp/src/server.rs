@@ -73,11 +73,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Whether the request comes from this client: by link-layer address, else by UUID. Firmware differs on the order
-    /// of the UUID's first three fields, so either is taken.
-    fn is_of(&self, request: &Request) -> bool {
+    /// Whether the request has this client's UUID. Firmware differs on the order of its first three fields, so either
+    /// is taken.
+    fn has_uuid(&self, request: &Request) -> bool {
         let same = |uuid: [u8; 16]| self.uuid == Some(uuid) || self.uuid == Some(swapped(uuid));
-        self.macs.contains(&request.mac) || request.uuid().is_some_and(same)
+        self.uuid.is_some() && request.uuid().is_some_and(same)
     }
 }
 
@@ -154,6 +154,8 @@ pub struct Server {
     config: Config,
     /// By address, the reservation that has it.
     reserved: BTreeMap<Ipv4Addr, usize>,
+    /// By interface, the reservation that names it.
+    by_mac: BTreeMap<MacAddr, usize>,
     leases: Leases,
     /// By address. Bounded by the pools: an address is offered to one client at a time.
     offers: BTreeMap<Ipv4Addr, Offer>,
@@ -164,7 +166,8 @@ impl Server {
     pub fn new(config: Config, records: impl IntoIterator<Item = Record>) -> Self {
         let mut leases = Leases::default();
         records.into_iter().for_each(|record| leases.apply(record));
-        let mut server = Self { config: Config::default(), reserved: BTreeMap::new(), leases, offers: BTreeMap::new() };
+        let (config_none, reserved, by_mac) = (Config::default(), BTreeMap::new(), BTreeMap::new());
+        let mut server = Self { config: config_none, reserved, by_mac, leases, offers: BTreeMap::new() };
         server.configure(config);
         server
     }
@@ -172,6 +175,8 @@ impl Server {
     fn configure(&mut self, config: Config) {
         let addresses = config.reservations.iter().enumerate();
         self.reserved = addresses.filter_map(|(index, host)| host.address.map(|address| (address, index))).collect();
+        let macs = config.reservations.iter().enumerate();
+        self.by_mac = macs.flat_map(|(index, host)| host.macs.iter().map(move |mac| (*mac, index))).collect();
         self.config = config;
     }
 
@@ -208,8 +213,13 @@ impl Server {
 
     /// The reservation of the client, if an object names it.
     pub fn reservation(&self, request: &Request) -> Option<&Reservation> {
-        let by_mac = self.config.reservations.iter().find(|host| host.macs.contains(&request.mac));
-        by_mac.or_else(|| self.config.reservations.iter().find(|host| host.is_of(request)))
+        self.reservation_index(request).and_then(|index| self.config.reservations.get(index))
+    }
+
+    /// Its index in [`Config::reservations`]. By link-layer address before UUID: there are boards that all have the same.
+    pub fn reservation_index(&self, request: &Request) -> Option<usize> {
+        let by_uuid = || self.config.reservations.iter().position(|host| host.has_uuid(request));
+        self.by_mac.get(&request.mac).copied().or_else(by_uuid)
     }
 
     /// Answers a request that came from `source` at `now`, in seconds since 1970.

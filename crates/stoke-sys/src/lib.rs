@@ -10,4 +10,5 @@ pub mod dm;
 pub mod fd;
 pub mod loopdev;
 pub mod namespace;
+pub mod packet;
 pub mod tap;

@@ -1,0 +1,47 @@
+//! What is counted.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// Labels of one value.
+pub(crate) type Label = [(&'static str, String); 1];
+
+/// The counters. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    /// DHCP requests by type.
+    pub(crate) requests: Family<Label, Counter>,
+    /// DHCP replies by type.
+    pub(crate) replies: Family<Label, Counter>,
+    /// Packets on the DHCP port that were not answered, by reason.
+    pub(crate) dropped: Family<Label, Counter>,
+    /// Lease records on disk.
+    pub(crate) records: Counter,
+    /// Batches of records, each synced once.
+    pub(crate) batches: Counter,
+    /// DNS questions by how they were answered.
+    pub(crate) questions: Family<Label, Counter>,
+    /// Router solicitations answered.
+    pub(crate) solicitations: Counter,
+}
+
+impl Metrics {
+    /// The registry that shows them.
+    pub(crate) fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("stoke_router");
+        registry.register("dhcp_requests", "DHCP requests by type", self.requests.clone());
+        registry.register("dhcp_replies", "DHCP replies by type", self.replies.clone());
+        registry.register("dhcp_dropped", "DHCP packets without answer, by reason", self.dropped.clone());
+        registry.register("lease_records", "Lease records written to disk", self.records.clone());
+        registry.register("lease_batches", "Batches of lease records, each synced once", self.batches.clone());
+        registry.register("dns_questions", "DNS questions by how they were answered", self.questions.clone());
+        registry.register("router_solicitations", "IPv6 router solicitations answered", self.solicitations.clone());
+        registry
+    }
+}
+
+/// Counts one of a kind.
+pub(crate) fn count(family: &Family<Label, Counter>, name: &'static str, value: impl Into<String>) {
+    family.get_or_create(&[(name, value.into())]).inc();
+}
