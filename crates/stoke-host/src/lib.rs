@@ -1,1 +1,41 @@
-//! Under construction in this commit series.
+//! One host without Kubernetes: objects in a local store, workloads as processes, a control socket.
+//!
+//! ```text
+//!  files ─ control socket ─> store ─┐
+//!                                   ├─> stoke_reconcile::reconcile ─> statuses ─> store
+//!  processes ─ admin sockets ───────┘                              └> workloads ─> supervisor ─> processes
+//! ```
+//!
+//! - [`up`](fn@up::up): the loop that ties these together, and what starts with it. Read it first.
+//! - [`store`]: objects, events and what was built, in one redb file.
+//! - [`supervise`]: workloads to processes. They outlive this one, and are found again.
+//! - [`control`], [`apply`], [`plan`]: what people ask for over the socket.
+//! - [`down`](fn@down::down): ends everything, with or without a living `stoke up`.
+//! - [`build`]: the role that builds one image and ends.
+//!
+//! What this crate never does: serve a guest or a node itself, touch a link (that is `stoke-node`'s), or be the parent
+//! that a workload needs: `kill -9` of it disturbs nothing.
+
+pub mod apply;
+pub mod authority;
+pub mod build;
+pub mod control;
+pub mod down;
+pub mod http;
+pub mod images;
+pub mod paths;
+pub mod plan;
+pub mod process;
+pub mod store;
+pub mod supervise;
+pub mod up;
+
+mod egress;
+mod files;
+mod keys;
+mod record;
+mod stop;
+
+pub use paths::{Binaries, Folders};
+pub use store::{LocalStore, Store, StoreError};
+pub use up::UpOptions;

@@ -97,6 +97,9 @@ pub struct FinishedBuild {
     pub spec: ImageSpec,
     /// [`Environment::tools`] at that time.
     pub tools: String,
+    /// The version that it published, or found to be published.
+    #[serde(default)]
+    pub image: Option<Digest>,
     /// Why it failed, if it did.
     pub failure: Option<String>,
     /// How often in a row this same input has failed.

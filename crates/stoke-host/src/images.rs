@@ -1,0 +1,218 @@
+//! What is built: image versions from the image store, how their builds ended, and each farm's own parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stoke_api::Digest;
+use stoke_reconcile::{FarmPartRequest, FarmParts, FinishedBuild, KnownImage};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::authority::Authority;
+use crate::record::now_ms;
+use crate::store::LocalStore;
+use crate::supervise::EndedBuild;
+
+const BUILDS: &str = "builds";
+const PARTS: &str = "farm-parts";
+/// Pause before a farm's parts are tried again.
+const RETRY: Duration = Duration::from_secs(15);
+
+type PartsKey = (String, Digest);
+type MadeParts = (PartsKey, Result<FarmParts, stoke_image::BuildError>);
+
+/// What is built.
+pub struct Images {
+    notes: Arc<LocalStore>,
+    store: stoke_image::Store,
+    authority: Arc<Authority>,
+    tools: String,
+    known: BTreeMap<String, KnownImage>,
+    parts: BTreeMap<PartsKey, FarmParts>,
+    making: BTreeSet<PartsKey>,
+    made: JoinSet<MadeParts>,
+    /// Parts that could not be made, and when that was.
+    failed: BTreeMap<PartsKey, (Instant, String)>,
+}
+
+impl Images {
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// If the stores cannot be read.
+    pub fn open(
+        notes: Arc<LocalStore>,
+        store: stoke_image::Store,
+        authority: Arc<Authority>,
+        tools: String,
+    ) -> anyhow::Result<Self> {
+        let mut images = Self {
+            notes,
+            store,
+            authority,
+            tools,
+            known: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            making: BTreeSet::new(),
+            made: JoinSet::new(),
+            failed: BTreeMap::new(),
+        };
+        let builds: BTreeMap<String, FinishedBuild> = images.notes.note(BUILDS)?.unwrap_or_default();
+        for (name, build) in builds {
+            images.known.entry(name).or_default().last_build = Some(build);
+        }
+        images.refresh()?;
+        images.parts = images.remembered_parts()?;
+        Ok(images)
+    }
+
+    /// By `NAMESPACE/NAME`.
+    pub fn known(&self) -> &BTreeMap<String, KnownImage> {
+        &self.known
+    }
+
+    /// By farm and image version.
+    pub fn parts(&self) -> &BTreeMap<PartsKey, FarmParts> {
+        &self.parts
+    }
+
+    /// Reads the versions from the image store: newest first, but first of all the one that was built last (it may be an
+    /// older one, whose inputs are wanted again).
+    fn refresh(&mut self) -> anyhow::Result<()> {
+        let mut versions = BTreeMap::<String, Vec<_>>::new();
+        for (name, version) in self.store.list()? {
+            versions.entry(name).or_default().insert(0, version);
+        }
+        for known in self.known.values_mut() {
+            known.versions.clear();
+        }
+        for (name, versions) in versions {
+            self.known.entry(name).or_default().versions = versions;
+        }
+        for known in self.known.values_mut() {
+            let current = known.last_build.as_ref().and_then(|build| build.image);
+            known.versions.sort_by_key(|version| Some(version.digest) != current);
+        }
+        Ok(())
+    }
+
+    /// Takes note of builds that have ended, and drops versions beyond what their images keep.
+    ///
+    /// # Errors
+    /// If the stores cannot be read or written.
+    pub fn ended(&mut self, builds: Vec<EndedBuild>) -> anyhow::Result<()> {
+        if builds.is_empty() {
+            return Ok(());
+        }
+        for build in builds {
+            self.note_end(build);
+        }
+        let builds = self.known.iter().filter_map(|(name, known)| Some((name.clone(), known.last_build.clone()?)));
+        self.notes.set_note(BUILDS, &builds.collect::<BTreeMap<_, _>>())?;
+        self.refresh()
+    }
+
+    fn note_end(&mut self, ended: EndedBuild) {
+        let stoke_api::workload::Role::ImageBuild(config) = ended.workload.role else { return };
+        let known = self.known.entry(config.name.clone()).or_default();
+        let before = known.last_build.take().filter(|build| build.spec == config.spec && build.tools == self.tools);
+        let failed = ended.report.failure.is_some();
+        known.last_build = Some(FinishedBuild {
+            attempts: before.map_or(0, |build| build.attempts) + u32::from(failed),
+            image: ended.report.image.map(|image| image.digest),
+            spec: config.spec.clone(),
+            tools: self.tools.clone(),
+            failure: ended.report.failure,
+            finished_ms: now_ms(),
+        });
+        if !failed {
+            self.prune(&config.name, config.spec.revision_history_limit);
+        }
+    }
+
+    fn prune(&self, name: &str, older: u32) {
+        let parts = self.parts.values();
+        let used = parts.flat_map(|parts| [Some(parts.initramfs.digest), parts.uki.map(|uki| uki.digest)]);
+        let used: Vec<_> = used.flatten().collect();
+        let keep = usize::try_from(older).unwrap_or(usize::MAX).saturating_add(1);
+        if let Err(error) = self.store.prune(name, keep, &used) {
+            tracing::warn!(image = name, "cannot drop old versions: {error}");
+        }
+    }
+
+    /// Parts that were made for the authority of today and that are still there.
+    fn remembered_parts(&self) -> anyhow::Result<BTreeMap<PartsKey, FarmParts>> {
+        let remembered: Vec<(PartsKey, FarmParts)> = self.notes.note(PARTS)?.unwrap_or_default();
+        if remembered.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let own = stoke_image::farm_initramfs(&self.store, self.authority.certificate())?;
+        let there = |digest: &Digest| self.store.blob_path(digest).exists();
+        let usable = |(_, parts): &(PartsKey, FarmParts)| {
+            parts.initramfs == own && there(&own.digest) && parts.uki.is_none_or(|uki| there(&uki.digest))
+        };
+        Ok(remembered.into_iter().filter(usable).collect())
+    }
+
+    /// Begins to make parts that are wanted; `wake` is notified when some are done.
+    pub fn make(&mut self, requests: Vec<FarmPartRequest>, wake: &Arc<Notify>) {
+        for request in requests {
+            let key = (request.farm, request.image.digest);
+            let waits = self.failed.get(&key).is_some_and(|(at, _)| at.elapsed() < RETRY);
+            if waits || !self.making.insert(key.clone()) {
+                continue;
+            }
+            let (store, authority, wake) = (self.store.clone(), self.authority.clone(), wake.clone());
+            self.made.spawn_blocking(move || {
+                let made = make(&store, authority.certificate(), &request.image);
+                wake.notify_one();
+                (key, made)
+            });
+        }
+    }
+
+    /// Takes in the parts that are done.
+    ///
+    /// # Errors
+    /// If they cannot be remembered.
+    pub fn collect(&mut self) -> anyhow::Result<()> {
+        let mut changed = false;
+        while let Some(made) = self.made.try_join_next() {
+            let (key, made) = made?;
+            self.making.remove(&key);
+            match made {
+                Ok(parts) => {
+                    tracing::info!(farm = key.0, image = %key.1, "made the farm's own boot files");
+                    self.failed.remove(&key);
+                    self.parts.insert(key, parts);
+                    changed = true;
+                }
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    tracing::error!(farm = key.0, image = %key.1, "cannot make the farm's own boot files: {error}");
+                    self.failed.insert(key, (Instant::now(), error));
+                }
+            }
+        }
+        if changed {
+            self.notes.set_note(PARTS, &self.parts.iter().collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Whether something is being made.
+    pub fn is_busy(&self) -> bool {
+        !self.making.is_empty()
+    }
+}
+
+fn make(
+    store: &stoke_image::Store,
+    certificate: &str,
+    image: &stoke_api::report::BuiltImage,
+) -> Result<FarmParts, stoke_image::BuildError> {
+    let initramfs = stoke_image::farm_initramfs(store, certificate)?;
+    let uki = image.uki.map(|_| stoke_image::farm_uki(store, image, &initramfs)).transpose()?;
+    Ok(FarmParts { initramfs, uki })
+}

@@ -1,0 +1,246 @@
+//! `stoke up`: the loop.
+//!
+//! ```text
+//!        +--> observe processes --> reconcile --> write statuses, make farm parts --> start, tell, end processes --+
+//!        |                                                                                                      |
+//!        +------------------ a change in the store, a part that is done, or the next tick <---------------------+
+//! ```
+//!
+//! Level-triggered: each round derives everything from what is there. Ctrl-C, SIGTERM and `kill -9` end this process and
+//! nothing else.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+use stoke_api::control::Downed;
+use stoke_api::objects::AnyObject;
+use stoke_api::workload::Role;
+use stoke_reconcile::{Desired, Environment, FarmPorts, Observed, reconcile};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::authority::Authority;
+use crate::control::{Control, DownRequest, Picture};
+use crate::down::end_everything;
+use crate::egress::Egress;
+use crate::images::Images;
+use crate::paths::{Binaries, Folders, boot_programs};
+use crate::record::now_ms;
+use crate::store::{LocalStore, Store, StoreError};
+use crate::supervise::Supervisor;
+use crate::{control, keys};
+
+/// Pause between two rounds while something is under way.
+const BUSY: Duration = Duration::from_millis(200);
+/// Pause between two rounds when all is as wanted.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Where an installation is.
+#[derive(Clone, Debug)]
+pub struct UpOptions {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The run folder.
+    pub run: PathBuf,
+}
+
+/// Runs the installation until SIGINT or SIGTERM, which leave all workloads running, or until it is asked to end them.
+///
+/// # Errors
+/// If another one runs, or its folders cannot be used.
+pub async fn up(options: UpOptions) -> anyhow::Result<()> {
+    let folders = make_folders(options)?;
+    let _lock = lock(&folders)?;
+    let (picture, seen) = watch::channel(Arc::new(Picture::default()));
+    let (down, down_requests) = mpsc::channel(1);
+    let mut host = Host::open(folders.clone(), picture)?;
+    let control = Control { store: host.store.clone(), folders, picture: seen, wake: host.wake.clone(), down };
+    host.observe().await;
+    let listener = stoke_daemon::bind(&host.folders.control_socket())?;
+    let server = tokio::spawn(axum::serve(listener, control::router(Arc::new(control))).into_future());
+    let request = host.run(down_requests).await;
+    let ended = host.finish(request).await;
+    // Whoever asked for the end is told so before the socket closes.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.abort();
+    ended
+}
+
+fn make_folders(options: UpOptions) -> anyhow::Result<Folders> {
+    for folder in [&options.state, &options.run] {
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("cannot make {}; choose another folder with --state", folder.display()))?;
+    }
+    // One name for one folder: the installation's links carry a hash of it.
+    Ok(Folders { state: fs_err::canonicalize(options.state)?, run: fs_err::canonicalize(options.run)? })
+}
+
+/// Takes the installation for this process until the file is closed, which the kernel does at the latest.
+pub(crate) fn lock(folders: &Folders) -> anyhow::Result<fs_err::File> {
+    let file = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(folders.state.join("lock"))?;
+    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    taken.with_context(|| format!("another stoke uses {}; wait for it or end it", folders.state.display()))?;
+    Ok(file)
+}
+
+struct Host {
+    folders: Folders,
+    store: Arc<LocalStore>,
+    supervisor: Supervisor,
+    egress: Egress,
+    images: Images,
+    environment: Environment,
+    picture: watch::Sender<Arc<Picture>>,
+    wake: Arc<Notify>,
+}
+
+impl Host {
+    fn open(folders: Folders, picture: watch::Sender<Arc<Picture>>) -> anyhow::Result<Self> {
+        let store = Arc::new(
+            LocalStore::open(&folders.store()).with_context(|| format!("cannot open {}", folders.store().display()))?,
+        );
+        let binaries = Binaries::find()?;
+        let authority = Arc::new(Authority::open(&folders)?);
+        let tools = binaries.fingerprint();
+        let ssh_public_key = keys::ssh_public_key(&folders)?;
+        let image_store = stoke_image::Store::open(folders.images())?;
+        let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone())?;
+        let environment = Environment {
+            installation: folders.installation(),
+            state: folders.state.clone(),
+            run: folders.run.clone(),
+            ports: FarmPorts::default(),
+            boot_programs: boot_programs(),
+            ssh_public_key,
+            tools,
+            ..Environment::default()
+        };
+        let supervisor = Supervisor::adopt(folders.clone(), binaries, authority);
+        let egress = Egress::adopt(folders.clone());
+        Ok(Self { folders, store, supervisor, egress, images, environment, picture, wake: Arc::default() })
+    }
+
+    /// Rounds until it is time to end; then who asked for it, if somebody did.
+    async fn run(&mut self, mut down: mpsc::Receiver<DownRequest>) -> anyhow::Result<Option<DownRequest>> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        loop {
+            let pause = match self.round().await {
+                Ok(true) => BUSY,
+                Ok(false) => CALM,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    CALM
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                request = down.recv() => return Ok(request),
+                _ = interrupt.recv() => return Ok(None),
+                _ = terminate.recv() => return Ok(None),
+            }
+        }
+    }
+
+    async fn finish(self, request: anyhow::Result<Option<DownRequest>>) -> anyhow::Result<()> {
+        let Some((down, answer)) = request? else { return Ok(()) };
+        let folders = self.folders.clone();
+        // The supervisor first: it would start again what is ended now.
+        drop(self);
+        let downed: Downed = end_everything(&folders, down.purge).await;
+        // Who asked may be gone; everything is ended all the same.
+        drop(answer.send(downed));
+        Ok(())
+    }
+
+    /// One round. Whether something is under way.
+    async fn round(&mut self) -> anyhow::Result<bool> {
+        let ended = self.supervisor.observe().await;
+        self.images.ended(ended)?;
+        self.images.collect()?;
+        let observed = self.observed()?;
+        let desired = reconcile(&observed);
+        let changed = self.write(&observed.objects, &desired)?;
+        self.images.make(desired.farm_parts, &self.wake);
+        let under_way = self.supervisor.apply(&desired.workloads).await;
+        let wants_out = desired.workloads.iter().any(|w| matches!(&w.role, Role::Node(node) if node.egress));
+        self.egress.ensure(wants_out && self.supervisor.has_namespaces());
+        self.show(observed);
+        let settled = self.store.list()?.iter().all(is_settled);
+        Ok(changed || under_way || self.images.is_busy() || !settled)
+    }
+
+    /// What is there before the first round: who asks before that must not see an empty host.
+    async fn observe(&mut self) {
+        let ended = self.supervisor.observe().await;
+        let noted = self.images.ended(ended).and_then(|()| self.observed());
+        match noted {
+            Ok(observed) => self.show(observed),
+            Err(error) => tracing::error!("{error:#}"),
+        }
+    }
+
+    fn observed(&mut self) -> anyhow::Result<Observed> {
+        self.environment.now_ms = now_ms();
+        self.environment.images.clone_from(self.images.known());
+        self.environment.farm_parts.clone_from(self.images.parts());
+        Ok(Observed {
+            objects: self.store.list()?,
+            workloads: self.supervisor.observed(),
+            environment: self.environment.clone(),
+        })
+    }
+
+    /// Shows what is there now: the workloads as they are after the round.
+    fn show(&self, observed: Observed) {
+        let picture = Picture {
+            observed: Observed { workloads: self.supervisor.observed(), ..observed },
+            workloads: self.supervisor.infos(),
+            has_namespaces: self.supervisor.has_namespaces(),
+        };
+        self.picture.send_replace(Arc::new(picture));
+    }
+
+    /// Writes what is new. An object that was changed in the meantime is looked at again in the next round.
+    fn write(&self, objects: &[AnyObject], desired: &Desired) -> anyhow::Result<bool> {
+        let mut changed = false;
+        for (reference, status) in &desired.statuses {
+            let Some(object) = objects.iter().find(|object| object.reference() == *reference) else { continue };
+            if !status.clone().write_into(&mut object.clone()) {
+                continue;
+            }
+            let version = object.metadata().resource_version.as_deref().unwrap_or_default();
+            match self.store.write_status(reference, version, status.clone()) {
+                Ok(written) => changed |= written,
+                Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => {
+                    changed = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let exists = |object: &&stoke_reconcile::Occurrence| objects.iter().any(|o| o.reference() == object.object);
+        self.store.record_events(desired.events.iter().filter(exists).cloned().collect())?;
+        Ok(changed)
+    }
+}
+
+/// Whether an object is where it stays: ready, or not for a reason that only people can change.
+fn is_settled(object: &AnyObject) -> bool {
+    let ready = object.conditions().iter().find(|condition| condition.kind == "Ready");
+    let rests = ["Invalid", "Stopped", "PoweredOff", "BuildFailed", "NotHeardOf", "Building", "Booting"];
+    ready.is_some_and(|ready| ready.status == stoke_api::meta::Truth::True || rests.contains(&ready.reason.as_str()))
+}
+
+/// [`crate::down::down`], here because it is what ends an `up`.
+///
+/// # Errors
+/// If a `stoke up` runs and does not answer.
+pub async fn down(state: &Path, run: &Path, purge: bool) -> anyhow::Result<Downed> {
+    crate::down::down(&Folders { state: state.to_owned(), run: run.to_owned() }, purge).await
+}
