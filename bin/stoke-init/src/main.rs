@@ -1,3 +1,56 @@
-//! Under construction in this commit series.
+//! `stoke-init`: PID 1 of an initramfs whose root is on the network, and afterwards the node's resident agent.
+//!
+//! Two lives of one program. As PID 1 ([`boot`]): kernel modules, network, clock, the farm's manifest, the root by NBD
+//! or in memory, dm-verity, a writable layer, the node's configuration, and the hand-over to the image's init. As the
+//! resident ([`resident`]), started just before: it keeps the root's connections and the lease, reports and obeys.
+//!
+//! What it never does: run a shell, write to a disk, trust anything about the root but what was built into this
+//! initramfs, or sleep without saying why and until when. Read [`boot`] first.
 
-fn main() {}
+mod accounts;
+mod boot;
+mod clock;
+mod cmdline;
+mod configure;
+mod dhcp;
+mod farm;
+mod handoff;
+mod hostkey;
+mod identity;
+mod journal;
+mod kernel_fs;
+mod layers;
+mod modules;
+mod nbd;
+mod netlink;
+mod network;
+mod plan;
+mod ram;
+mod reporter;
+mod resident;
+mod root;
+mod switch;
+mod verity;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::args().next().as_deref() == Some(switch::RESIDENT) {
+        return finish(resident::run());
+    }
+    if rustix::process::getpid() != rustix::process::Pid::INIT {
+        eprintln!("stoke-init is the first program of an initramfs: only the kernel starts it");
+        return ExitCode::FAILURE;
+    }
+    boot::run()
+}
+
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            journal::Journal::on_kernel_log(Vec::new()).say(&format!("the resident ends: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! PID 1 of the initramfs: from the kernel's hand to the system's, step by step.
+
+use std::convert::Infallible;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::system::{RebootCommand, reboot, sethostname};
+use stoke_api::node::{BAKED_PATH, BOOT_RECORD_PATH, Baked, BootRecord, CA_PATH, Hello, PROTOCOL, Phase};
+
+use crate::cmdline::Cmdline;
+use crate::farm::{Farm, FarmError};
+use crate::handoff::{FarmLink, Handoff, NbdLink};
+use crate::identity::{Hardware, machine_id};
+use crate::journal::{Journal, uptime_ms};
+use crate::modules::Loader;
+use crate::network::{self, Connected, Wanted};
+use crate::plan::{Authority, Plan};
+use crate::reporter::Reporter;
+use crate::root::{self, Attached};
+use crate::{clock, configure, kernel_fs, layers, switch, verity};
+
+/// After so many attempts at the root the machine starts from the firmware again: what it runs may be what is wrong.
+const ATTEMPTS: u32 = 10;
+/// How long the farm is given to hear of a failure before the machine reboots.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Boots. Never returns: it ends as the system's init, or in a reboot.
+pub(crate) fn run() -> ! {
+    if let Err(error) = kernel_fs::mount_all() {
+        eprintln!("stoke-init: {error:#}");
+    }
+    // For threads that live as long as the process.
+    let journal: &'static Journal = Box::leak(Box::new(Journal::on_console()));
+    let mut reporter = None;
+    let Err(error) = boot(journal, &mut reporter);
+    journal.reached(Phase::Failed, &format!("{error:#}; rebooting"));
+    if let Some(reporter) = reporter {
+        reporter.flush(journal, LAST_WORDS);
+    }
+    loop {
+        std::thread::sleep(LAST_WORDS);
+        let _ = reboot(RebootCommand::Restart);
+    }
+}
+
+fn boot(journal: &'static Journal, reporter: &mut Option<Reporter>) -> Result<Infallible> {
+    let baked = read_baked()?;
+    let cmdline = Cmdline::parse(&kernel_fs::attribute("/proc/cmdline"));
+    journal.reached(Phase::Init, &format!("image {} for {}", baked.name, baked.kernel));
+    for word in &cmdline.refused {
+        journal.say(&format!("the kernel argument {word:?} means nothing"));
+    }
+    let hardware = Hardware::read();
+    let mut loader = Loader::new();
+    journal.say(&format!("{} kernel modules for this hardware", loader.load_for_hardware()));
+    for failure in loader.failures() {
+        journal.say(failure);
+    }
+    let connected = connect(&cmdline, &hardware, &mut loader, journal)?;
+    if clock::not_before(baked.built_at) {
+        journal.say("the clock was before the image was built: set to that");
+    }
+    let mut machine = Machine { journal, baked, cmdline, hardware, connected, loader, reporter };
+    let rooted = machine.root_with_retries()?;
+    machine.hand_over(rooted)
+}
+
+fn read_baked() -> Result<Baked> {
+    let text = fs::read_to_string(BAKED_PATH).with_context(|| format!("this initramfs has no {BAKED_PATH}"))?;
+    serde_json::from_str(&text).with_context(|| format!("{BAKED_PATH} cannot be read"))
+}
+
+fn connect(cmdline: &Cmdline, hardware: &Hardware, loader: &mut Loader, journal: &Journal) -> Result<Connected> {
+    let wanted = Wanted {
+        boot_interface: cmdline.boot_interface,
+        uuid: hardware.uuid_on_the_wire(),
+        any_offer: cmdline.farm.is_some() || cmdline.root.is_some(),
+    };
+    let connected = network::connect(&wanted, loader, journal)?;
+    let (interface, lease) = (&connected.interface, &connected.lease);
+    let detail = format!("{} {}/{} from {}", interface.name, lease.address, lease.prefix, lease.server);
+    journal.reached(Phase::Network, &detail);
+    Ok(connected)
+}
+
+/// What is known once there is a network.
+struct Machine<'a> {
+    journal: &'static Journal,
+    baked: Baked,
+    cmdline: Cmdline,
+    hardware: Hardware,
+    connected: Connected,
+    loader: Loader,
+    reporter: &'a mut Option<Reporter>,
+}
+
+/// A root that is ready to be switched to.
+struct Rooted {
+    plan: Plan,
+    farm: Option<FarmLink>,
+    attached: Attached,
+    applied: configure::Applied,
+}
+
+impl Machine<'_> {
+    /// Tries until there is a root, with longer and longer pauses.
+    ///
+    /// # Errors
+    /// After [`ATTEMPTS`] failures, with the last one.
+    fn root_with_retries(&mut self) -> Result<Rooted> {
+        let (mut failures, mut pause) = (0, Duration::from_secs(1));
+        loop {
+            let error = match self.root() {
+                Ok(rooted) => return Ok(rooted),
+                Err(error) => error,
+            };
+            if let Some(FarmError::Wait { after, .. }) = error.downcast_ref() {
+                // Not a failure: the farm spreads the load.
+                self.journal.say(&format!("{error:#}"));
+                std::thread::sleep(*after);
+                continue;
+            }
+            failures += 1;
+            if failures == ATTEMPTS {
+                return Err(error.context(format!("no root after {failures} attempts")));
+            }
+            self.journal.reached(Phase::Failed, &format!("{error:#}; attempt {failures} of {ATTEMPTS}"));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// One attempt: plan, attach, verify, overlay, configure.
+    fn root(&mut self) -> Result<Rooted> {
+        let (plan, farm) = self.plan()?;
+        let attached = root::attach(&plan, &self.baked.root, &self.hardware, &mut self.loader, self.journal)?;
+        match self.furnish(&plan, &attached) {
+            Ok(applied) => Ok(Rooted { plan, farm, attached, applied }),
+            Err(error) => {
+                let error = verity::explain(error, &self.baked.root.blob);
+                attached.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn furnish(&self, plan: &Plan, attached: &Attached) -> Result<configure::Applied> {
+        root::keep_meanwhile(attached, self.journal)?;
+        layers::assemble(&attached.mapped, self.baked.root.format, plan.config.overlay_size)?;
+        self.journal.reached(Phase::Root, &format!("{} {}", attached.mode(), self.baked.root.blob.short()));
+        self.configure(plan)
+    }
+
+    fn plan(&mut self) -> Result<(Plan, Option<FarmLink>)> {
+        let (lease, mac) = (&self.connected.lease, self.connected.interface.mac);
+        match Authority::find(&self.cmdline, lease)? {
+            Authority::Root(url) => {
+                let plan = Plan::from_root(&url, lease, mac)?;
+                self.journal.reached(Phase::Manifest, &format!("{url}, without a farm"));
+                Ok((plan, None))
+            }
+            Authority::Farm(url) => self.ask_farm(&url),
+        }
+    }
+
+    fn ask_farm(&mut self, url: &str) -> Result<(Plan, Option<FarmLink>)> {
+        let ca_pem = fs::read_to_string(CA_PATH)
+            .with_context(|| format!("there is a farm at {url}, but its CA is not in this initramfs ({CA_PATH})"))?;
+        let (farm, hello) = (Farm::new(url, &ca_pem)?, self.hello());
+        let manifest = farm.hello(&hello)?;
+        if clock::follow(manifest.now_ms) {
+            self.journal.say("the clock now follows the farm's");
+        }
+        let session = manifest.session.clone();
+        self.journal.reached(Phase::Manifest, &format!("{} from {url}", manifest.name));
+        *self.reporter = Some(Reporter::start(farm, session.clone(), self.journal));
+        let plan = Plan::from_manifest(manifest, &self.baked, &self.cmdline)?;
+        Ok((plan, Some(FarmLink { url: url.to_owned(), ca_pem, session, hello })))
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            boot_mac: self.connected.interface.mac,
+            macs: network::interfaces().iter().map(|interface| interface.mac).collect(),
+            uuid: self.hardware.uuid.clone(),
+            address: self.connected.lease.address,
+            root: self.baked.root.blob,
+            memory: self.hardware.memory,
+            cpus: self.hardware.cpus,
+            product: self.hardware.product.clone(),
+            uptime_ms: uptime_ms(),
+        }
+    }
+
+    fn configure(&self, plan: &Plan) -> Result<configure::Applied> {
+        let lease = &self.connected.lease;
+        let machine_id = machine_id(self.hardware.uuid.as_deref(), self.connected.interface.mac);
+        let settings = configure::Settings {
+            name: &plan.name,
+            domain: &plan.domain,
+            address: lease.address,
+            dns: &lease.dns,
+            machine_id: &machine_id,
+            config: &plan.config,
+        };
+        configure::apply(layers::NEW_ROOT.as_ref(), &settings).context("could not configure the node")
+    }
+
+    /// Starts the resident, records the boot and becomes the system's init.
+    fn hand_over(&mut self, rooted: Rooted) -> Result<Infallible> {
+        let init = switch::find_init()?;
+        let Rooted { plan, farm, attached, applied } = rooted;
+        sethostname(configure::hostname(&plan.name, &plan.config).as_bytes()).context("could not set the host name")?;
+        let connections = attached.connections();
+        let waiting = switch::start_resident(connections)?;
+        let nbd = attached.nbd().map(|(device, export)| NbdLink {
+            index: device.index,
+            export: export.clone(),
+            descriptors: switch::numbers(connections),
+        });
+        switch::move_kernel_fs()?;
+        self.journal.reached(Phase::Switched, init);
+        self.record(&plan, attached.mode(), farm.as_ref())?;
+        waiting.release(&Handoff {
+            farm,
+            nbd,
+            interface: self.connected.interface.clone(),
+            lease: self.connected.lease.clone(),
+            lease_age_ms: u64::try_from(self.connected.since.elapsed().as_millis()).unwrap_or_default(),
+            uuid: self.hardware.uuid_on_the_wire(),
+            events: self.journal.events(),
+            ssh_host_keys: applied.ssh_host_keys,
+            mode: attached.mode().to_owned(),
+            says_ready: applied.says_ready,
+        })?;
+        switch::switch(init)
+    }
+
+    /// For people on the node, and for programs.
+    fn record(&self, plan: &Plan, mode: &str, farm: Option<&FarmLink>) -> Result<()> {
+        let record = BootRecord {
+            name: plan.name.clone(),
+            image: plan.image,
+            root: self.baked.root.blob,
+            mode: mode.to_owned(),
+            farm: farm.map(|farm| farm.url.clone()),
+            events: self.journal.events(),
+        };
+        let path = format!("{}{BOOT_RECORD_PATH}", layers::NEW_ROOT);
+        let text = serde_json::to_string_pretty(&record).context("could not encode the boot record")?;
+        let folder = std::path::Path::new(&path).parent().map_or(Ok(()), fs::create_dir_all);
+        folder.and_then(|()| fs::write(&path, text)).with_context(|| format!("could not write {path}"))
+    }
+}

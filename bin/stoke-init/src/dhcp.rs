@@ -1,0 +1,523 @@
+//! A DHCP client without I/O (RFC 2131), for one interface.
+//!
+//! ```text
+//!            OFFER                ACK                 T1 over             T2 over
+//! Selecting ------> Requesting ------> Bound ----------------> Renewing ---------> Rebinding
+//!     ^                 |   ^             ^                       | ACK               | ACK
+//!     |  NAK, silence   |   |             +-----------------------+-------------------+
+//!     +-----------------+   |                                                         |
+//!     +-------------------------------------------------------------------------------+ NAK, lease over
+//! ```
+//!
+//! The caller owns socket and clock: it calls [`Client::poll`] until that says to wait, and [`Client::heard`] for each
+//! packet. Answers are asked for by broadcast, so that an ordinary UDP socket hears them before the interface has an
+//! address (RFC 2131, section 4.1).
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode, UnknownOption};
+use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
+use serde::{Deserialize, Serialize};
+use stoke_api::MacAddr;
+use stoke_api::node::{DHCP_OPTION_FARM, VENDOR_CLASS};
+
+/// First pause before a message is repeated. RFC 2131 says 4 s; on a link that has just come up the first message is
+/// often lost, and a machine that boots waits for us.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// How often a REQUEST is repeated before the search begins again.
+const REQUESTS: u32 = 4;
+/// How long an offer that names no farm waits for one that does.
+const BETTER_OFFER: Duration = Duration::from_secs(1);
+/// Shortest lease that is believed; a shorter one would keep the line busy.
+const SHORTEST_LEASE: u32 = 60;
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// The interface.
+    pub(crate) mac: MacAddr,
+    /// SMBIOS UUID as its 16 bytes, for option 97.
+    pub(crate) uuid: Option<[u8; 16]>,
+}
+
+/// What a server gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) prefix: u8,
+    pub(crate) server: Ipv4Addr,
+    pub(crate) router: Option<Ipv4Addr>,
+    pub(crate) dns: Vec<Ipv4Addr>,
+    pub(crate) domain: Option<String>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) mtu: Option<u16>,
+    /// URL of the farm's node API.
+    pub(crate) farm: Option<String>,
+    /// Option 17.
+    pub(crate) root_path: Option<String>,
+    /// Length, and when to renew and to rebind, in seconds.
+    pub(crate) seconds: u32,
+    pub(crate) renew: u32,
+    pub(crate) rebind: u32,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Broadcast,
+    Server(Ipv4Addr),
+}
+
+/// What the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send this, then poll again.
+    Send(Vec<u8>, Destination),
+    /// Nothing to do before this moment.
+    WaitUntil(Instant),
+    /// There is a lease, the first or a renewed one: configure it, then poll again.
+    Bound(Box<Lease>),
+    /// The lease is over. The search goes on; what is configured may stay until another address is given.
+    Lost,
+}
+
+#[derive(Debug)]
+enum State {
+    Selecting { pauses: Pauses, offer: Option<(Lease, Instant)> },
+    Requesting { pauses: Pauses, sent: u32, lease: Lease },
+    Fresh { lease: Lease },
+    Bound { lease: Lease, since: Instant },
+    Extending { lease: Lease, since: Instant, next: Instant },
+    Over,
+}
+
+/// When to repeat, twice as long each time.
+#[derive(Clone, Copy, Debug)]
+struct Pauses {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Pauses {
+    fn start(now: Instant) -> Self {
+        Self { next: now, pause: FIRST_PAUSE }
+    }
+
+    /// Whether it is time; the next one is then later.
+    fn due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next;
+        if due {
+            self.next = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+        due
+    }
+}
+
+/// The client of one interface.
+#[derive(Debug)]
+pub(crate) struct Client {
+    identity: Identity,
+    transaction: u32,
+    began: Instant,
+    /// Whether an offer without a farm is as good as one with.
+    any_offer: bool,
+    state: State,
+}
+
+impl Client {
+    /// A client that looks for a server.
+    pub(crate) fn start(identity: Identity, transaction: u32, any_offer: bool, now: Instant) -> Self {
+        let state = State::Selecting { pauses: Pauses::start(now), offer: None };
+        Self { identity, transaction, began: now, any_offer, state }
+    }
+
+    /// A client that has a lease and keeps it.
+    pub(crate) fn with_lease(identity: Identity, transaction: u32, lease: Lease, since: Instant) -> Self {
+        Self { identity, transaction, began: since, any_offer: true, state: State::Bound { lease, since } }
+    }
+
+    /// What to do at `now`.
+    pub(crate) fn poll(&mut self, now: Instant) -> Action {
+        match &self.state {
+            State::Selecting { .. } => self.select(now),
+            State::Requesting { .. } => self.request(now),
+            State::Fresh { lease } => {
+                let lease = lease.clone();
+                self.state = State::Bound { lease: lease.clone(), since: now };
+                Action::Bound(Box::new(lease))
+            }
+            State::Bound { lease, since } => {
+                let renew = *since + seconds(lease.renew);
+                if now < renew {
+                    return Action::WaitUntil(renew);
+                }
+                self.state = State::Extending { lease: lease.clone(), since: *since, next: now };
+                self.poll(now)
+            }
+            State::Extending { .. } => self.extend(now),
+            State::Over => {
+                self.state = State::Selecting { pauses: Pauses::start(now), offer: None };
+                self.began = now;
+                Action::Lost
+            }
+        }
+    }
+
+    fn select(&mut self, now: Instant) -> Action {
+        let State::Selecting { pauses, offer } = &mut self.state else { return Action::WaitUntil(now) };
+        if let Some((lease, until)) = offer.take_if(|(lease, until)| lease.farm.is_some() || now >= *until) {
+            let _ = until;
+            self.state = State::Requesting { pauses: Pauses::start(now), sent: 0, lease };
+            return self.poll(now);
+        }
+        if offer.is_none() && pauses.due(now) {
+            return Action::Send(self.message(MessageType::Discover, now, |_| ()), Destination::Broadcast);
+        }
+        let until = offer.as_ref().map(|(_, until)| *until);
+        Action::WaitUntil(until.unwrap_or(pauses.next))
+    }
+
+    fn request(&mut self, now: Instant) -> Action {
+        let State::Requesting { pauses, sent, lease } = &mut self.state else { return Action::WaitUntil(now) };
+        if !pauses.due(now) {
+            return Action::WaitUntil(pauses.next);
+        }
+        *sent += 1;
+        if *sent > REQUESTS {
+            self.state = State::Selecting { pauses: Pauses::start(now), offer: None };
+            return self.poll(now);
+        }
+        let (address, server) = (lease.address, lease.server);
+        let packet = self.message(MessageType::Request, now, |message| {
+            message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+            message.opts_mut().insert(DhcpOption::ServerIdentifier(server));
+        });
+        Action::Send(packet, Destination::Broadcast)
+    }
+
+    /// RFC 2131, section 4.4.5: to the server at T1, to all at T2, each time after half of what remains.
+    fn extend(&mut self, now: Instant) -> Action {
+        let State::Extending { lease, since, next } = &mut self.state else { return Action::WaitUntil(now) };
+        let (rebind, over) = (*since + seconds(lease.rebind), *since + seconds(lease.seconds));
+        if now >= over {
+            self.state = State::Over;
+            return self.poll(now);
+        }
+        if now < *next {
+            return Action::WaitUntil(*next);
+        }
+        let (limit, to) = match now < rebind {
+            true => (rebind, Destination::Server(lease.server)),
+            false => (over, Destination::Broadcast),
+        };
+        *next = (now + ((limit - now) / 2).max(Duration::from_secs(2))).min(limit);
+        let address = lease.address;
+        let packet = self.message(MessageType::Request, now, |message| {
+            message.set_ciaddr(address);
+        });
+        Action::Send(packet, to)
+    }
+
+    /// Takes note of a packet. What is not for us, or cannot be read, changes nothing.
+    pub(crate) fn heard(&mut self, packet: &[u8], now: Instant) {
+        let Ok(message) = Message::decode(&mut Decoder::new(packet)) else { return };
+        let ours = message.opcode() == Opcode::BootReply
+            && message.xid() == self.transaction
+            && message.chaddr().starts_with(&self.identity.mac.0);
+        if !ours {
+            return;
+        }
+        match message.opts().msg_type() {
+            Some(MessageType::Offer) => self.offered(&message, now),
+            Some(MessageType::Ack) => self.acknowledged(&message),
+            Some(MessageType::Nak) => self.refused(),
+            _ => (),
+        }
+    }
+
+    fn offered(&mut self, message: &Message, now: Instant) {
+        let State::Selecting { offer, .. } = &mut self.state else { return };
+        let Some(lease) = lease(message) else { return };
+        let until = if self.any_offer { now } else { now + BETTER_OFFER };
+        match offer {
+            Some((_, until)) if lease.farm.is_some() => *offer = Some((lease, *until)),
+            Some(_) => (),
+            None => *offer = Some((lease, until)),
+        }
+    }
+
+    fn acknowledged(&mut self, message: &Message) {
+        let waits = matches!(self.state, State::Requesting { .. } | State::Extending { .. });
+        if let Some(lease) = lease(message).filter(|_| waits) {
+            self.state = State::Fresh { lease };
+        }
+    }
+
+    fn refused(&mut self) {
+        if matches!(self.state, State::Requesting { .. } | State::Extending { .. }) {
+            self.state = State::Over;
+        }
+    }
+
+    fn message(&self, kind: MessageType, now: Instant, rest: impl FnOnce(&mut Message)) -> Vec<u8> {
+        let mut message = Message::default();
+        let elapsed = now.saturating_duration_since(self.began).as_secs();
+        message
+            .set_opcode(Opcode::BootRequest)
+            .set_htype(HType::Eth)
+            .set_xid(self.transaction)
+            .set_secs(u16::try_from(elapsed).unwrap_or(u16::MAX))
+            .set_flags(Flags::default().set_broadcast())
+            .set_chaddr(&self.identity.mac.0);
+        let options = message.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ClassIdentifier(VENDOR_CLASS.as_bytes().to_vec()));
+        options.insert(DhcpOption::ParameterRequestList(wanted()));
+        if let Some(uuid) = self.identity.uuid {
+            // RFC 4578, section 2.3: type 0, then the UUID.
+            options.insert(DhcpOption::ClientMachineIdentifier([&[0][..], &uuid].concat()));
+        }
+        rest(&mut message);
+        let mut bytes = Vec::new();
+        // Encoding into memory fails only for options longer than the format holds, and ours are short.
+        let _ = message.encode(&mut Encoder::new(&mut bytes));
+        // RFC 1542, section 2.1: some relays drop what is shorter than a BOOTP message.
+        bytes.resize(bytes.len().max(300), 0);
+        bytes
+    }
+}
+
+fn wanted() -> Vec<OptionCode> {
+    vec![
+        OptionCode::SubnetMask,
+        OptionCode::Router,
+        OptionCode::DomainNameServer,
+        OptionCode::Hostname,
+        OptionCode::DomainName,
+        OptionCode::RootPath,
+        OptionCode::InterfaceMtu,
+        OptionCode::Renewal,
+        OptionCode::Rebinding,
+        OptionCode::Unknown(DHCP_OPTION_FARM),
+    ]
+}
+
+fn seconds(count: u32) -> Duration {
+    Duration::from_secs(count.into())
+}
+
+/// Reads an OFFER or ACK. None if it gives no usable address.
+fn lease(message: &Message) -> Option<Lease> {
+    let options = message.opts();
+    let address = message.yiaddr();
+    let server = match options.get(OptionCode::ServerIdentifier) {
+        Some(DhcpOption::ServerIdentifier(server)) => *server,
+        _ => return None,
+    };
+    if address.is_unspecified() || address.is_broadcast() || address.is_multicast() {
+        return None;
+    }
+    let prefix = match options.get(OptionCode::SubnetMask) {
+        Some(DhcpOption::SubnetMask(mask)) => u8::try_from(u32::from(*mask).leading_ones()).ok()?,
+        _ => 24,
+    };
+    let length = match options.get(OptionCode::AddressLeaseTime) {
+        Some(DhcpOption::AddressLeaseTime(length)) => (*length).max(SHORTEST_LEASE),
+        _ => 3600,
+    };
+    let renew = match options.get(OptionCode::Renewal) {
+        Some(DhcpOption::Renewal(renew)) if *renew > 0 && *renew < length => *renew,
+        _ => length / 2,
+    };
+    let rebind = match options.get(OptionCode::Rebinding) {
+        Some(DhcpOption::Rebinding(rebind)) if *rebind > renew && *rebind < length => *rebind,
+        _ => renew + (length - renew) * 3 / 4,
+    };
+    let words = |code| words(options.get(code));
+    Some(Lease {
+        address,
+        prefix,
+        server,
+        router: addresses(options.get(OptionCode::Router)).first().copied(),
+        dns: addresses(options.get(OptionCode::DomainNameServer)).to_vec(),
+        domain: words(OptionCode::DomainName),
+        hostname: words(OptionCode::Hostname),
+        mtu: match options.get(OptionCode::InterfaceMtu) {
+            Some(DhcpOption::InterfaceMtu(mtu)) if *mtu >= 576 => Some(*mtu),
+            _ => None,
+        },
+        farm: words(OptionCode::Unknown(DHCP_OPTION_FARM)),
+        root_path: words(OptionCode::RootPath),
+        seconds: length,
+        renew,
+        rebind,
+    })
+}
+
+fn addresses(option: Option<&DhcpOption>) -> &[Ipv4Addr] {
+    match option {
+        Some(DhcpOption::Router(list) | DhcpOption::DomainNameServer(list)) => list,
+        _ => &[],
+    }
+}
+
+/// The text of an option; some servers end it with a zero byte.
+fn words(option: Option<&DhcpOption>) -> Option<String> {
+    let text = match option? {
+        DhcpOption::DomainName(text) | DhcpOption::Hostname(text) | DhcpOption::RootPath(text) => text.clone(),
+        DhcpOption::Unknown(unknown) => text_of(unknown)?,
+        _ => return None,
+    };
+    let text = text.trim_end_matches('\0').trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn text_of(option: &UnknownOption) -> Option<String> {
+    String::from_utf8(option.data().to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 21);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
+
+    fn client(now: Instant) -> Client {
+        Client::start(Identity { mac: MAC, uuid: Some([7; 16]) }, 42, false, now)
+    }
+
+    fn reply(kind: MessageType, farm: Option<&str>) -> Vec<u8> {
+        let mut message = Message::default();
+        message.set_opcode(Opcode::BootReply).set_xid(42).set_chaddr(&MAC.0).set_yiaddr(ADDRESS);
+        let options = message.opts_mut();
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ServerIdentifier(SERVER));
+        options.insert(DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 252, 0)));
+        options.insert(DhcpOption::AddressLeaseTime(600));
+        options.insert(DhcpOption::Router(vec![SERVER]));
+        if let Some(farm) = farm {
+            let code = OptionCode::Unknown(DHCP_OPTION_FARM);
+            options.insert(DhcpOption::Unknown(UnknownOption::new(code, farm.as_bytes().to_vec())));
+        }
+        message.to_vec().unwrap()
+    }
+
+    fn sent(action: Action) -> (Message, Destination) {
+        let Action::Send(bytes, to) = action else { panic!("{action:?}") };
+        assert!(bytes.len() >= 300);
+        (Message::decode(&mut Decoder::new(&bytes)).unwrap(), to)
+    }
+
+    /// Through to the lease; returns when it was given.
+    fn bound(client: &mut Client, now: Instant) -> Lease {
+        sent(client.poll(now));
+        client.heard(&reply(MessageType::Offer, Some("https://farm")), now);
+        sent(client.poll(now));
+        client.heard(&reply(MessageType::Ack, Some("https://farm")), now);
+        let Action::Bound(lease) = client.poll(now) else { panic!("not bound") };
+        *lease
+    }
+
+    #[test]
+    fn discover_names_class_and_machine_and_has_no_client_id() {
+        let now = Instant::now();
+        let (message, to) = sent(client(now).poll(now));
+        assert_eq!(to, Destination::Broadcast);
+        assert!(message.flags().broadcast());
+        let options = message.opts();
+        assert_eq!(
+            options.get(OptionCode::ClassIdentifier),
+            Some(&DhcpOption::ClassIdentifier(b"stokehold-init".to_vec()))
+        );
+        let machine = [&[0][..], &[7; 16]].concat();
+        assert_eq!(
+            options.get(OptionCode::ClientMachineIdentifier),
+            Some(&DhcpOption::ClientMachineIdentifier(machine))
+        );
+        assert!(!options.contains(OptionCode::ClientIdentifier));
+    }
+
+    #[test]
+    fn four_messages_to_a_lease() {
+        let now = Instant::now();
+        let lease = bound(&mut client(now), now);
+        assert_eq!((lease.address, lease.prefix, lease.router), (ADDRESS, 22, Some(SERVER)));
+        assert_eq!(lease.farm.as_deref(), Some("https://farm"));
+        assert_eq!((lease.seconds, lease.renew, lease.rebind), (600, 300, 525));
+    }
+
+    #[test]
+    fn an_offer_with_a_farm_is_preferred_for_a_second() {
+        let now = Instant::now();
+        let mut client = client(now);
+        sent(client.poll(now));
+        client.heard(&reply(MessageType::Offer, None), now);
+        assert_eq!(client.poll(now), Action::WaitUntil(now + BETTER_OFFER));
+        client.heard(&reply(MessageType::Offer, Some("https://farm")), now);
+        let (request, _) = sent(client.poll(now));
+        assert_eq!(request.opts().msg_type(), Some(MessageType::Request));
+    }
+
+    #[test]
+    fn silence_is_answered_with_patience() {
+        let begin = Instant::now();
+        let (mut client, mut now, mut sends) = (client(begin), begin, Vec::new());
+        while sends.len() < 7 {
+            match client.poll(now) {
+                Action::Send(..) => sends.push((now - begin).as_secs()),
+                Action::WaitUntil(at) => now = at,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(sends, [0, 1, 3, 7, 15, 31, 47]);
+    }
+
+    #[test]
+    fn a_lease_is_renewed_by_its_server_then_by_any_then_lost() {
+        let begin = Instant::now();
+        let mut client = client(begin);
+        bound(&mut client, begin);
+        assert_eq!(client.poll(begin), Action::WaitUntil(begin + seconds(300)));
+        let (renewal, to) = sent(client.poll(begin + seconds(300)));
+        assert_eq!((to, renewal.ciaddr()), (Destination::Server(SERVER), ADDRESS));
+        assert!(!renewal.opts().contains(OptionCode::RequestedIpAddress));
+        assert_eq!(sent(client.poll(begin + seconds(530))).1, Destination::Broadcast);
+        client.heard(&reply(MessageType::Ack, None), begin + seconds(531));
+        assert!(matches!(client.poll(begin + seconds(531)), Action::Bound(_)));
+        assert_eq!(client.poll(begin + seconds(540)), Action::WaitUntil(begin + seconds(831)));
+        assert_eq!(client.poll(begin + seconds(2000)), Action::Lost);
+        assert_eq!(sent(client.poll(begin + seconds(2000))).0.opts().msg_type(), Some(MessageType::Discover));
+    }
+
+    #[test]
+    fn a_refusal_starts_over_and_answers_to_others_do_not_matter() {
+        let now = Instant::now();
+        let mut client = client(now);
+        sent(client.poll(now));
+        let mut foreign = Message::decode(&mut Decoder::new(&reply(MessageType::Offer, Some("x")))).unwrap();
+        foreign.set_xid(43);
+        client.heard(&foreign.to_vec().unwrap(), now);
+        assert!(matches!(client.poll(now), Action::WaitUntil(_)));
+        client.heard(&reply(MessageType::Offer, Some("x")), now);
+        sent(client.poll(now));
+        client.heard(&reply(MessageType::Nak, None), now);
+        assert_eq!(client.poll(now), Action::Lost);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let now = Instant::now();
+            let mut client = client(now);
+            sent(client.poll(now));
+            client.heard(&bytes, now);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The root as the system sees it: the verified file system below, a bounded layer in memory above.
+
+use std::ffi::CString;
+use std::fs::create_dir_all;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use stoke_api::Bytes;
+use stoke_api::objects::RootFormat;
+
+/// The verified file system.
+const LOWER: &str = "/lower";
+/// The layer in memory.
+const WRITABLE: &str = "/writable";
+/// Both together: what will be the root.
+pub(crate) const NEW_ROOT: &str = "/newroot";
+
+/// Puts them together. Without a size the upper layer may take half of the memory.
+pub(crate) fn assemble(device: &Path, format: RootFormat, size: Option<Bytes>) -> Result<()> {
+    for folder in [LOWER, WRITABLE, NEW_ROOT] {
+        create_dir_all(folder).with_context(|| format!("could not make {folder}"))?;
+    }
+    let kind = file_system(format);
+    let read_only = MountFlags::RDONLY | MountFlags::NODEV;
+    mount(device, LOWER, kind, read_only, None).with_context(|| format!("could not mount the root as {kind}"))?;
+    let bound = size.map_or_else(|| "50%".to_owned(), |bytes| bytes.0.to_string());
+    let options = CString::new(format!("size={bound},mode=0755"))?;
+    mount("overlay", WRITABLE, "tmpfs", MountFlags::NODEV, Some(options.as_c_str()))
+        .context("could not mount the writable layer")?;
+    let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
+    for folder in [&upper, &work] {
+        create_dir_all(folder).with_context(|| format!("could not make {folder}"))?;
+    }
+    let options = CString::new(format!("lowerdir={LOWER},upperdir={upper},workdir={work}"))?;
+    mount("overlay", NEW_ROOT, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+        .context("could not lay the writable layer over the root")
+}
+
+/// Takes them apart, for another attempt. What is not mounted is not missed.
+pub(crate) fn take_apart() {
+    for folder in [NEW_ROOT, WRITABLE, LOWER] {
+        let _ = unmount(folder, UnmountFlags::DETACH);
+    }
+}
+
+/// The kernel's name of the file system, which is also its module's.
+pub(crate) fn file_system(format: RootFormat) -> &'static str {
+    match format {
+        RootFormat::Squashfs => "squashfs",
+        RootFormat::Erofs => "erofs",
+    }
+}

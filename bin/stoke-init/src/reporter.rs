@@ -1,0 +1,71 @@
+//! Tells the farm of phases while the boot goes on: nobody waits for its answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use stoke_api::node::{Event, Report};
+
+use crate::farm::{Farm, FarmError};
+use crate::journal::Journal;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A thread that reports everything that a journal notes.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    /// Events that the farm has accepted, or will never accept.
+    delivered: Arc<AtomicUsize>,
+}
+
+impl Reporter {
+    /// Starts with what the journal has so far. It ends with the process, or with the session.
+    pub(crate) fn start(farm: Farm, session: String, journal: &Journal) -> Self {
+        let (events, delivered) = (journal.listen(), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&delivered);
+        std::thread::spawn(move || deliver(&farm, &session, &events, &count));
+        Self { delivered }
+    }
+
+    /// Waits until all that the journal has was delivered, at most so long.
+    pub(crate) fn flush(&self, journal: &Journal, patience: Duration) {
+        let until = Instant::now() + patience;
+        let all = journal.events().len();
+        while self.delivered.load(Ordering::Acquire) < all && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn deliver(farm: &Farm, session: &str, events: &Receiver<Event>, delivered: &AtomicUsize) {
+    while let Ok(first) = events.recv() {
+        let batch: Vec<_> = std::iter::once(first).chain(events.try_iter()).collect();
+        let count = batch.len();
+        let report = Report { session: session.to_owned(), events: batch, ..Report::default() };
+        if send(farm, &report).is_err() {
+            return;
+        }
+        delivered.fetch_add(count, Ordering::AcqRel);
+    }
+}
+
+/// Sends until it is accepted.
+///
+/// # Errors
+/// If the farm will not accept it, however often it is sent.
+pub(crate) fn send(farm: &Farm, report: &Report) -> Result<(), FarmError> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match farm.report(report) {
+            Ok(()) => return Ok(()),
+            Err(error @ (FarmError::SessionOver | FarmError::Unknown(_))) => return Err(error),
+            Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
+            Err(_) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What stays of us in the node that runs: a process from the initramfs' memory that keeps the root's connections and
+//! the lease, tells the farm how it goes, and does what the farm orders.
+//!
+//! It works in the new root, but needs nothing of it: not a program, not a library, not a file outside of the
+//! kernel's own, so that it goes on when the root does not answer.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::system::{RebootCommand, reboot};
+use stoke_api::node::{Event, Phase, Report};
+
+use crate::configure::READY_FILE;
+use crate::farm::{Farm, FarmError};
+use crate::handoff::{FarmLink, Handoff, NbdLink};
+use crate::journal::Journal;
+use crate::nbd::{Device, Keeper};
+use crate::netlink::Socket as Netlink;
+use crate::network::{self, Step, Talk};
+use crate::{reporter, verity};
+
+/// How often the system's state is looked at before it is up, and after.
+const LOOK_BEFORE: Duration = Duration::from_millis(100);
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+/// How long a clean reboot may take before it is forced.
+const CLEAN_REBOOT: Duration = Duration::from_secs(120);
+/// How long a system that has not come up goes on with a corrupted root.
+const CORRUPTED: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs as the resident: takes the handoff from standard input, and never ends by itself.
+pub(crate) fn run() -> Result<()> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("the handoff")?;
+    let handoff: Handoff = serde_json::from_str(&text).context("the handoff cannot be read")?;
+    rustix::process::chroot(".").context("could not enter the new root")?;
+    // A session of its own: no terminal of the system ends it.
+    let _ = rustix::process::setsid();
+    // Only pages that are used: swap may be on a device that needs us.
+    let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let journal = Arc::new(Journal::on_kernel_log(handoff.events.clone()));
+    journal.say(&format!("resident, root by {}", handoff.mode));
+    if let Some(nbd) = handoff.nbd.clone() {
+        keep_connections(nbd, &journal);
+    }
+    keep_lease(&handoff, &journal);
+    if let Some(farm) = &handoff.farm {
+        Attendance::start(farm.clone(), &handoff, &journal)?;
+    }
+    watch_system(&handoff, &journal)
+}
+
+fn keep_connections(nbd: NbdLink, journal: &Arc<Journal>) {
+    let connections = nbd.descriptors.iter().filter_map(|number| stoke_sys::fd::inherited(*number).ok()).collect();
+    let (device, journal) = (Device { index: nbd.index, connections }, Arc::clone(journal));
+    std::thread::spawn(move || {
+        let Err(error) = Keeper::new(nbd.export, device).and_then(|mut keeper| keeper.run(&journal));
+        journal.say(&format!("the root's connections are not watched: {error:#}"));
+    });
+}
+
+fn keep_lease(handoff: &Handoff, journal: &Arc<Journal>) {
+    let (handoff, journal) = (handoff.clone(), Arc::clone(journal));
+    std::thread::spawn(move || {
+        loop {
+            if let Err(error) = renew(&handoff, &journal) {
+                journal.say(&format!("the lease of {}: {error:#}", handoff.address()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    });
+}
+
+/// Renews the lease for as long as that works. An address whose lease is over stays until there is another: losing it
+/// would lose the root.
+fn renew(handoff: &Handoff, journal: &Journal) -> Result<()> {
+    let age = Duration::from_millis(handoff.lease_age_ms);
+    let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+    let mut current = handoff.lease.clone();
+    let mut talk = Talk::keep(handoff.interface.clone(), handoff.uuid, current.clone(), since)?;
+    let mut netlink = Netlink::route()?;
+    loop {
+        match talk.advance() {
+            Ok(Step::Wait(until)) => talk.wait(until),
+            Ok(Step::Lost) => journal.say(&format!("the lease of {} is over", current.address)),
+            Ok(Step::Bound(lease)) => {
+                network::configure(&mut netlink, &handoff.interface, &lease)?;
+                if lease.address != current.address {
+                    journal.say(&format!("the address is now {}", lease.address));
+                    network::remove(&mut netlink, &handoff.interface, &current)?;
+                }
+                current = *lease;
+            }
+            Err(error) => {
+                journal.say(&format!("{}: {error:#}", handoff.interface.name));
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// Watches whether the system is up, and whether its root is whole.
+fn watch_system(handoff: &Handoff, journal: &Journal) -> ! {
+    let (mut up, mut corrupted) = (false, None);
+    loop {
+        let is_up = !handoff.says_ready || Path::new(READY_FILE).exists();
+        if is_up != up {
+            up = is_up;
+            journal.reached(if up { Phase::Ready } else { Phase::Stopping }, "");
+        }
+        if corrupted.is_none() && verity::found_corruption() {
+            corrupted = Some(Instant::now());
+            journal.reached(Phase::Failed, "dm-verity found corrupted blocks in the root");
+        }
+        if !up && corrupted.is_some_and(|since: Instant| since.elapsed() > CORRUPTED) {
+            journal.say("the system does not come up with a corrupted root: rebooting");
+            force_reboot();
+        }
+        std::thread::sleep(if up { LOOK_AFTER } else { LOOK_BEFORE });
+    }
+}
+
+/// The node at its farm: reports, and orders.
+struct Attendance {
+    farm: Farm,
+    link: FarmLink,
+    session: Mutex<String>,
+    ssh_host_keys: Vec<String>,
+    mode: String,
+    journal: Arc<Journal>,
+}
+
+impl Attendance {
+    fn start(link: FarmLink, handoff: &Handoff, journal: &Arc<Journal>) -> Result<()> {
+        let attendance = Arc::new(Self {
+            farm: Farm::new(&link.url, &link.ca_pem)?,
+            session: Mutex::new(link.session.clone()),
+            link,
+            ssh_host_keys: handoff.ssh_host_keys.clone(),
+            mode: handoff.mode.clone(),
+            journal: Arc::clone(journal),
+        });
+        let (reports, events) = (Arc::clone(&attendance), journal.listen());
+        std::thread::spawn(move || reports.report(&events));
+        std::thread::spawn(move || attendance.follow());
+        Ok(())
+    }
+
+    fn session(&self) -> String {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reports events as they come; the first report has those of the whole boot.
+    fn report(&self, events: &Receiver<Event>) {
+        while let Ok(first) = events.recv() {
+            let batch = std::iter::once(first).chain(events.try_iter()).collect();
+            self.send(batch);
+        }
+    }
+
+    fn send(&self, mut events: Vec<Event>) {
+        loop {
+            let session = self.session();
+            let (ssh_host_keys, root) = (self.ssh_host_keys.clone(), self.mode.clone());
+            let report = Report { session: session.clone(), events, ssh_host_keys, root };
+            match reporter::send(&self.farm, &report) {
+                Ok(()) => return,
+                // Begun anew, if the other thread has not: the new session knows nothing yet.
+                Err(_) => {
+                    self.begin_anew(&session);
+                    events = told_in_a_new_session(self.journal.events());
+                }
+            }
+        }
+    }
+
+    /// Waits for orders and follows them.
+    fn follow(&self) {
+        let (mut seen, mut reboots) = (0, false);
+        loop {
+            let session = self.session();
+            match self.farm.orders(&session, seen) {
+                Ok(orders) => {
+                    seen = orders.number;
+                    if orders.reboot && !reboots {
+                        reboots = true;
+                        self.reboot();
+                    }
+                }
+                Err(FarmError::SessionOver | FarmError::Unknown(_)) => {
+                    self.begin_anew(&session);
+                    self.send(told_in_a_new_session(self.journal.events()));
+                    seen = 0;
+                }
+                Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Says hello again, unless another thread has done it since `old`.
+    fn begin_anew(&self, old: &str) {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if *session != old {
+            return;
+        }
+        match self.farm.hello(&self.link.hello) {
+            Ok(manifest) => *session = manifest.session,
+            Err(error) => {
+                self.journal.say(&format!("the farm does not take us back: {error:#}"));
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Reboots cleanly: PID 1 is asked, which needs no file of the root (systemd(1): SIGINT is `ctrl-alt-del.target`).
+    fn reboot(&self) {
+        self.journal.reached(Phase::Stopping, "reboot ordered by the farm");
+        if kill_process(Pid::INIT, Signal::INT).is_err() {
+            force_reboot();
+        }
+        std::thread::spawn(|| {
+            std::thread::sleep(CLEAN_REBOOT);
+            force_reboot();
+        });
+    }
+}
+
+/// A failure that was overcome is not told again.
+fn told_in_a_new_session(events: Vec<Event>) -> Vec<Event> {
+    let last_failure = events.iter().rposition(|event| event.phase == Phase::Failed);
+    let overcome = |index: usize| last_failure.is_some_and(|last| last + 1 < events.len() && index <= last);
+    let kept = |(index, event): &(usize, &Event)| event.phase != Phase::Failed || !overcome(*index);
+    events.iter().enumerate().filter(kept).map(|(_, event)| event.clone()).collect()
+}
+
+/// At once, without asking anybody. Does not return.
+fn force_reboot() -> ! {
+    loop {
+        let _ = fs::write("/proc/sysrq-trigger", "s");
+        let _ = reboot(RebootCommand::Restart);
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(phases: &[Phase]) -> Vec<Event> {
+        phases.iter().map(|phase| Event { phase: *phase, uptime_ms: 0, detail: String::new() }).collect()
+    }
+
+    fn told(phases: &[Phase]) -> Vec<Phase> {
+        told_in_a_new_session(events(phases)).iter().map(|event| event.phase).collect()
+    }
+
+    #[test]
+    fn an_overcome_failure_is_not_told_again_and_the_last_one_is() {
+        assert_eq!(told(&[Phase::Init, Phase::Failed, Phase::Root]), [Phase::Init, Phase::Root]);
+        assert_eq!(told(&[Phase::Init, Phase::Failed]), [Phase::Init, Phase::Failed]);
+    }
+}

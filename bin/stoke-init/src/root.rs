@@ -1,0 +1,137 @@
+//! The root's block device: by NBD or in memory, in either case under dm-verity.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use stoke_api::node::RootInfo;
+use stoke_sys::loopdev::LoopDevice;
+
+use crate::identity::Hardware;
+use crate::journal::Journal;
+use crate::modules::Loader;
+use crate::nbd::{self, Device, Export, Keeper};
+use crate::plan::Plan;
+use crate::{layers, ram, verity};
+
+/// Connections to the farm at most. More help where several processors read at once.
+const MOST_CONNECTIONS: u32 = 4;
+
+/// An attached and verified root.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// The device through which every block is checked.
+    pub(crate) mapped: PathBuf,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Nbd(Device, Export),
+    Ram(#[expect(dead_code, reason = "kept open: an unused loop device goes away")] LoopDevice),
+}
+
+impl Attached {
+    /// `nbd` or `ram`.
+    pub(crate) fn mode(&self) -> &'static str {
+        self.source.mode()
+    }
+
+    /// The NBD device, if it is one.
+    pub(crate) fn nbd(&self) -> Option<(&Device, &Export)> {
+        match &self.source {
+            Source::Nbd(device, export) => Some((device, export)),
+            Source::Ram(_) => None,
+        }
+    }
+
+    /// For another attempt: nothing of this one is left.
+    pub(crate) fn give_back(self) {
+        layers::take_apart();
+        self.source.give_back();
+    }
+
+    /// Connections that have to live on.
+    pub(crate) fn connections(&self) -> &[OwnedFd] {
+        self.nbd().map_or(&[], |(device, _)| device.connections.as_slice())
+    }
+}
+
+impl Source {
+    fn mode(&self) -> &'static str {
+        match self {
+            Self::Nbd(..) => "nbd",
+            Self::Ram(_) => "ram",
+        }
+    }
+
+    fn give_back(self) {
+        // What is not there is not missed, and what stays behind is in nobody's way.
+        let _ = verity::close();
+        if let Self::Nbd(device, _) = self {
+            let _ = nbd::detach(device.index);
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Nbd(device, _) => device.path(),
+            Self::Ram(device) => device.path.clone(),
+        }
+    }
+}
+
+/// Attaches the root and maps it through dm-verity.
+pub(crate) fn attach(
+    plan: &Plan,
+    root: &RootInfo,
+    hardware: &Hardware,
+    loader: &mut Loader,
+    journal: &Journal,
+) -> Result<Attached> {
+    for module in ["dm_verity", "overlay", layers::file_system(root.format)] {
+        loader.load(module, c"")?;
+    }
+    // Part of some kernels; where it is missing, the verity target says so.
+    let _ = loader.load("sha256_generic", c"");
+    let source = if plan.in_memory(root.size, hardware.memory) {
+        loader.load("loop", c"max_loop=0")?;
+        Source::Ram(ram::attach(&plan.http, root, journal)?)
+    } else {
+        by_nbd(plan, root, hardware, loader)?
+    };
+    match verified(&source.path(), root) {
+        Ok(mapped) => Ok(Attached { mapped, source }),
+        Err(error) => {
+            let error = error.context(format!("the root {} ({})", root.blob, source.mode()));
+            let error = verity::explain(error, &root.blob);
+            source.give_back();
+            Err(error)
+        }
+    }
+}
+
+fn verified(device: &Path, root: &RootInfo) -> Result<PathBuf> {
+    let mapped = verity::open(device, &root.verity)?;
+    verity::probe(&mapped)?;
+    Ok(mapped)
+}
+
+fn by_nbd(plan: &Plan, root: &RootInfo, hardware: &Hardware, loader: &mut Loader) -> Result<Source> {
+    // Devices are made when they are connected.
+    loader.load("nbd", c"nbds_max=0")?;
+    let export = Export { servers: plan.nbd.clone(), name: plan.export.clone(), size: root.size };
+    let wanted = hardware.cpus.clamp(2, MOST_CONNECTIONS);
+    let device = Device::attach(&export, usize::try_from(wanted)?)?;
+    Ok(Source::Nbd(device, export))
+}
+
+/// Replaces connections that die while PID 1 still works; the resident does it afterwards.
+pub(crate) fn keep_meanwhile(attached: &Attached, journal: &'static Journal) -> Result<()> {
+    let Some((device, export)) = attached.nbd() else { return Ok(()) };
+    let connections = device.connections.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>();
+    let connections = connections.context("could not copy a descriptor")?;
+    let mut keeper = Keeper::new(export.clone(), Device { index: device.index, connections })?;
+    std::thread::spawn(move || keeper.run(journal));
+    Ok(())
+}
