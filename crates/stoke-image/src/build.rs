@@ -36,8 +36,18 @@ use crate::store::{Draft, ImageConfig, Part, Store, Workspace, measure, media};
 use crate::tree::{self, Cleaning, Kernel, Scan};
 use crate::{BuildError, initramfs, uki, verity};
 
-/// Version of what this crate makes of equal inputs: grows when a stage changes its result.
-const BUILD_VERSION: u32 = 1;
+/// The stages themselves are an input: another program may make another image of the same recipe.
+const STAGES: [&str; 9] = [
+    include_str!("build.rs"),
+    include_str!("clean.rs"),
+    include_str!("cpio.rs"),
+    include_str!("initramfs.rs"),
+    include_str!("modules.rs"),
+    include_str!("root.rs"),
+    include_str!("tree.rs"),
+    include_str!("uki.rs"),
+    include_str!("verity.rs"),
+];
 /// How many installed trees the cache keeps.
 const CACHED_TREES: usize = 4;
 /// Kernel arguments of every image: both consoles, the serial one being the last and so init's; a node that cannot boot
@@ -156,7 +166,7 @@ impl<'a> Job<'a> {
         let versions = [version(&tools.mmdebstrap, "--version")?, file_system_version(tools, form)?];
         let arguments = kernel_arguments(form);
         let mut hash = Sha256::new();
-        for part in [&BUILD_VERSION.to_string(), &config.name, &tree.to_string(), &versions.join(" "), &arguments] {
+        for part in [&STAGES.concat(), &config.name, &tree.to_string(), &versions.join(" "), &arguments] {
             hash.update(format!("{} {part}\n", part.len()));
         }
         hash.update(format!("{:?}\n", form.root.format));

@@ -36,6 +36,8 @@ pub fn farm_uki(store: &Store, image: &BuiltImage, farm_initramfs: &BlobRef) -> 
     let missing = crate::StoreError::Incomplete { digest: image.digest, part: "unified kernel image" };
     let Some(uki) = image.uki else { return Err(missing.into()) };
     let (stub, mut parts) = uki::take_apart(&fs::read(store.blob_path(&uki.digest))?)?;
+    // An archive without compression must begin at a multiple of four (`unpack_to_rootfs` in init/initramfs.c).
+    parts.initramfs.resize(parts.initramfs.len().next_multiple_of(4), 0);
     parts.initramfs.extend(fs::read(store.blob_path(&farm_initramfs.digest))?);
     let workspace = store.workspace()?;
     let file = workspace.path().join("uki");

@@ -11,8 +11,9 @@ use stoke_api::node::{BAKED_PATH, Baked};
 use crate::cpio::Writer;
 use crate::modules::Selection;
 
-/// zstd: its decompressor is the fastest of those that make small archives, and every byte also crosses a network.
-const COMPRESSION: i32 = 19;
+/// zstd: of what kernels unpack, it makes archives as small as gzip's best in a tenth of the time, and unpacks faster.
+/// Level 12 makes 6.2 MB of 27.6 in 1.2 s of processor time, level 19 makes 5.5 in 12 s.
+const COMPRESSION: i32 = 12;
 
 /// The archive of modules and their index files.
 pub(crate) fn modules(
@@ -49,9 +50,6 @@ pub(crate) fn init(program: &[u8], baked: &Baked, builtin: &str) -> io::Result<V
     compress(&writer.finish()?)
 }
 
-/// One frame, padded so that an archive without compression may follow: such a one must begin at a multiple of four.
 fn compress(archive: &[u8]) -> io::Result<Vec<u8>> {
-    let mut compressed = zstd::encode_all(archive, COMPRESSION)?;
-    compressed.resize(compressed.len().next_multiple_of(512), 0);
-    Ok(compressed)
+    zstd::encode_all(archive, COMPRESSION)
 }

@@ -66,9 +66,11 @@ pub(crate) fn make<T>(
 fn squashfs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Command), BuildError> {
     let tool = workshop.tools.mksquashfs.as_os_str();
     let mut command = mortal(process::find(tool)?.as_os_str());
-    let time = workshop.time.to_string();
-    command.arg("-").arg(image).args(["-tar", "-noappend", "-quiet", "-no-progress", "-mkfs-time", &time]);
-    command.args(["-root-mode", "755", "-root-uid", "0", "-root-gid", "0", "-root-time", &time]);
+    // By the variable, not by options: it also bounds the time of the top folder, which `-root-time` leaves at the time
+    // of the build when a tar archive is read.
+    command.env("SOURCE_DATE_EPOCH", workshop.time.to_string());
+    command.arg("-").arg(image).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
+    command.args(["-root-mode", "755", "-root-uid", "0", "-root-gid", "0"]);
     command.args(["-comp", "zstd", "-Xcompression-level", SQUASHFS_LEVEL]);
     Ok((tool, command))
 }

@@ -262,16 +262,14 @@ fn ship(
     match content {
         None => builder.append_data(&mut header, path, entry),
         Some(content) => {
+            // What is empty now may have been a link or a copy of the host's file: their modes mean nothing.
+            let mode = if content.is_empty() { 0o644 } else { header.mode()? & 0o7777 };
             let mut fresh = Header::new_gnu();
-            fresh.set_mode(header.mode()? & 0o7777);
+            fresh.set_mode(mode);
             fresh.set_uid(header.uid()?);
             fresh.set_gid(header.gid()?);
             fresh.set_mtime(header.mtime()?);
             fresh.set_size(content.len() as u64);
-            if header.entry_type() == EntryType::Symlink {
-                // An empty file in place of a link: a link's own mode means nothing.
-                fresh.set_mode(0o644);
-            }
             builder.append_data(&mut fresh, path, content.as_slice())
         }
     }
