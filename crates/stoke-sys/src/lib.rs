@@ -8,6 +8,8 @@
 
 pub mod dm;
 pub mod fd;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 pub mod loopdev;
 pub mod namespace;
 pub mod packet;

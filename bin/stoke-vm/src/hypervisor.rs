@@ -1,0 +1,233 @@
+//! One running QEMU: started by us or found running, watched and commanded the same way.
+
+use std::os::fd::AsFd as _;
+use std::process::ExitStatus;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use stoke_api::workload::VmConfig;
+use stoke_vmm::client::{Client, Events, QmpError};
+use stoke_vmm::process::{Process, last_messages, spawn};
+use stoke_vmm::qmp::Event;
+use stoke_vmm::spec::{Accelerator, Placement, Tap, VmFiles, VmSpec};
+use stoke_vmm::{firmware, probe, qemu};
+use tokio::time::{Instant, sleep};
+
+use crate::capacity;
+use crate::ports::{self, Port};
+use crate::record::{Memory, Start};
+
+/// How long a new QEMU may take until it answers; it takes 50 ms on an idle host.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at a QEMU that is starting.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Pause before a lost control connection is made again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// One running QEMU.
+#[derive(Debug)]
+pub(crate) struct Hypervisor {
+    process: Process,
+    control: Option<(Client, Events)>,
+    files: VmFiles,
+    start: Start,
+}
+
+/// What a QEMU does.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// It said something.
+    Event(Event),
+    /// The control connection is there again; events may have been missed.
+    Reconnected,
+    /// It is over; how is known only if we started it.
+    Ended(Option<ExitStatus>),
+}
+
+impl Hypervisor {
+    /// Takes over the QEMU that runs this machine, if there is one.
+    ///
+    /// # Errors
+    /// If there is one that is not this machine's, or that does not answer.
+    pub(crate) async fn adopt(config: &VmConfig, files: &VmFiles, memory: &Memory) -> anyhow::Result<Option<Self>> {
+        let (client, events) = match Client::connect(&files.qmp()).await {
+            Ok(connected) => connected,
+            // No socket, or one that nobody holds: no QEMU.
+            Err(QmpError::Connect { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let uuid = client.uuid().await?;
+        ensure!(uuid == config.uuid, "{} belongs to another machine ({uuid})", files.qmp().display());
+        let pid = client.pid.context("the kernel does not say whose QEMU that is")?;
+        let process = Process::adopt(pid).with_context(|| format!("cannot watch QEMU, process {pid}"))?;
+        let start = memory.record().start.clone().context("a QEMU runs that nobody remembers to have started")?;
+        tracing::info!(pid, "adopted the running machine");
+        let hypervisor = Self { process, control: Some((client, events)), files: files.clone(), start };
+        hypervisor.release().await?;
+        Ok(Some(hypervisor))
+    }
+
+    /// Starts a new one.
+    ///
+    /// # Errors
+    /// With what is missing, and what to do about it.
+    pub(crate) async fn start(config: &VmConfig, files: &VmFiles, memory: &mut Memory) -> anyhow::Result<Self> {
+        if let Some(refusal) = capacity::refusal(config.memory) {
+            bail!(refusal);
+        }
+        let (accelerator, reason) = choose_accelerator().await?;
+        let firmware = firmware::prepare(config.firmware, files)?;
+        let ports = ports::open(config).await?;
+        let spec = VmSpec::of(config);
+        let links = ports.iter().map(|port| port.link.clone()).collect();
+        let start = Start { spec, accelerator, reason, links, at_ms: now_ms() };
+        memory.change(|record| record.start = Some(start.clone()))?;
+        let place = |taps| Placement { accelerator, firmware, taps, files: files.clone() };
+        let process = launch(&start.spec, &ports, files, place)?;
+        let mut hypervisor = Self { process, control: None, files: files.clone(), start };
+        if let Err(error) = hypervisor.await_control().await {
+            hypervisor.process.kill();
+            return Err(error);
+        }
+        tracing::info!(pid = hypervisor.pid(), %accelerator, "started the machine");
+        Ok(hypervisor)
+    }
+
+    /// Waits until a new QEMU answers, and lets the guest run.
+    async fn await_control(&mut self) -> anyhow::Result<()> {
+        let limit = Instant::now() + START_LIMIT;
+        loop {
+            match Client::connect(&self.files.qmp()).await {
+                // A QEMU that holds the state already keeps the socket until the new one gives up.
+                Ok((client, events)) if client.pid == i32::try_from(self.pid()).ok() => {
+                    self.control = Some((client, events));
+                    return self.release().await;
+                }
+                _ if self.process.has_ended() => bail!(self.obituary()),
+                _ if Instant::now() > limit => {
+                    bail!("QEMU does not answer {} s after its start: {}", START_LIMIT.as_secs(), self.messages())
+                }
+                _ => sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Lets a guest run that has been waiting since its start.
+    async fn release(&self) -> anyhow::Result<()> {
+        if self.status().await? == "prelaunch" {
+            self.command("cont").await?;
+        }
+        Ok(())
+    }
+
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How it was started.
+    pub(crate) fn started_with(&self) -> &Start {
+        &self.start
+    }
+
+    /// QEMU's word for the guest's state.
+    pub(crate) async fn status(&self) -> anyhow::Result<String> {
+        let (client, _) = self.control.as_ref().context("QEMU does not answer")?;
+        Ok(client.status().await?)
+    }
+
+    /// Gives a command without arguments.
+    pub(crate) async fn command(&self, name: &str) -> anyhow::Result<()> {
+        let (client, _) = self.control.as_ref().context("QEMU does not answer")?;
+        client.execute(name, None).await?;
+        Ok(())
+    }
+
+    /// Ends QEMU at once.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Waits for what happens next. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Happening {
+        tokio::select! {
+            // What QEMU said last comes before its end.
+            biased;
+            happening = next_event(&mut self.control, &self.files) => happening,
+            status = self.process.exited() => Happening::Ended(status),
+        }
+    }
+
+    /// Why it ended, as far as it can be known.
+    pub(crate) fn obituary(&self) -> anyhow::Error {
+        let messages = self.messages();
+        match messages.as_str() {
+            "" => anyhow!("QEMU ended without a word: was it killed, or is the host out of memory?"),
+            _ if messages.contains("PID file") => anyhow!(
+                "another QEMU runs this machine and does not answer (its process id is in {}): {messages}",
+                self.files.pid().display()
+            ),
+            _ => anyhow!("QEMU ended: {messages}"),
+        }
+    }
+
+    fn messages(&self) -> String {
+        last_messages(&self.files.messages(), 3)
+    }
+}
+
+async fn next_event(control: &mut Option<(Client, Events)>, files: &VmFiles) -> Happening {
+    if let Some((_, events)) = control {
+        if let Some(event) = events.recv().await {
+            return Happening::Event(event);
+        }
+        *control = None;
+    }
+    loop {
+        sleep(RECONNECT).await;
+        if let Ok(connected) = Client::connect(&files.qmp()).await {
+            *control = Some(connected);
+            return Happening::Reconnected;
+        }
+    }
+}
+
+fn launch(
+    spec: &VmSpec,
+    ports: &[Port],
+    files: &VmFiles,
+    place: impl FnOnce(Vec<Tap>) -> Placement,
+) -> anyhow::Result<Process> {
+    let descriptors: Vec<_> = ports.iter().map(|port| port.descriptor.as_fd()).collect();
+    let process = spawn(qemu::PROGRAM, &descriptors, &files.messages(), |numbers| {
+        let taps = numbers.iter().zip(ports).map(|(fd, port)| Tap { fd: *fd, mtu: port.mtu }).collect();
+        qemu::arguments(spec, &place(taps))
+    })?;
+    Ok(process)
+}
+
+async fn choose_accelerator() -> anyhow::Result<(Accelerator, String)> {
+    let verdict = tokio::task::spawn_blocking(probe::probe).await.context("the KVM probe failed")?;
+    Ok(match verdict {
+        Ok(()) => (Accelerator::Kvm, "/dev/kvm runs a guest".to_owned()),
+        Err(unusable) => (Accelerator::Tcg, unusable.to_string()),
+    })
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_accelerator_comes_with_a_reason() {
+        let (_, reason) = choose_accelerator().await.unwrap();
+        assert!(reason.contains("/dev/kvm"), "{reason}");
+    }
+}

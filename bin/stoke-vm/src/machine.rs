@@ -1,0 +1,429 @@
+//! The one task that owns the machine's state.
+//!
+//! ```text
+//!                 wanted                 QEMU answers
+//!   +--> Off ----------------> (start) ----------------> Running <---------------+
+//!   |     ^                   /   |                      |  |  |                 | the guest came
+//!   |     |      pause over  /    | cannot be started    |  |  | reboot asked    | back by itself
+//!   |     |                 /     v                      |  |  +--> Stopping ----+
+//!   |     +------------- Failed <------------------------+  |       {Restart} ---> (start)
+//!   |    no longer              it ended by itself,         |                 it ended
+//!   |    wanted                 and should not have         | not wanted
+//!   |                                                       v
+//!   +------------------------------------------------- Stopping {Off}
+//!                           it ended
+//! ```
+//!
+//! Level, not edge: after everything that happens, [`Machine::approach`] compares what is with what is wanted and takes
+//! one step. A start tries to adopt first, so a machine that runs is never started twice, whoever started it.
+
+use std::process::ExitStatus;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use stoke_api::objects::{Power, RunStrategy};
+use stoke_api::report::VmReport;
+use stoke_api::workload::VmConfig;
+use stoke_vmm::qmp::Event;
+use stoke_vmm::spec::{VmFiles, VmSpec};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::console::Console;
+use crate::hypervisor::{Happening, Hypervisor};
+use crate::record::Memory;
+use crate::vm::SharedReport;
+
+/// First and longest pause before a machine that ended is started again; doubled each time.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+
+/// A machine that ran this long is no failure of its start.
+const STABLE: Duration = Duration::from_mins(1);
+
+/// The power button is pressed again this often: a guest that is still booting does not see the first press.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+
+/// What QEMU has to end after `quit`.
+const QUIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The machine's state.
+#[derive(Debug)]
+enum State {
+    /// There is no QEMU.
+    Off,
+    /// QEMU runs, and should.
+    Running(Hypervisor),
+    /// QEMU runs, and is on its way out.
+    Stopping(Hypervisor, Goal, Stage),
+    /// There is no QEMU, and there should be.
+    Failed { retry_at: Instant },
+}
+
+/// What comes after the stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Off,
+    Restart,
+}
+
+/// How a stop goes on.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The guest was asked to end by itself, which it may do until `deadline`.
+    Asked { press_at: Instant, deadline: Instant },
+    /// QEMU was told to quit; it is killed at this moment.
+    Quitting { kill_at: Instant },
+}
+
+/// The owner of a machine.
+pub(crate) struct Machine {
+    config: watch::Receiver<VmConfig>,
+    files: VmFiles,
+    console: Console,
+    report: SharedReport,
+    shutdown: CancellationToken,
+    memory: Memory,
+    state: State,
+    /// QEMU's word for the guest's state.
+    status: String,
+    failure: Option<String>,
+    failures: u32,
+    last_words: Option<Event>,
+}
+
+impl Machine {
+    /// The owner of a machine whose state is not known yet.
+    ///
+    /// # Errors
+    /// If what is remembered of it cannot be read.
+    pub(crate) fn new(
+        config: watch::Receiver<VmConfig>,
+        files: VmFiles,
+        console: Console,
+        report: SharedReport,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let mut memory = Memory::open(&files.record())?;
+        if !memory.existed() {
+            // A machine that never ran has nothing to reboot.
+            let requested = config.borrow().reboots_requested;
+            memory.change(|record| record.reboots = requested)?;
+        }
+        let (state, status) = (State::Off, "shutdown".to_owned());
+        Ok(Self {
+            config,
+            files,
+            console,
+            report,
+            shutdown,
+            memory,
+            state,
+            status,
+            failure: None,
+            failures: 0,
+            last_words: None,
+        })
+    }
+
+    /// Owns the machine until it is off and this process is told to stop.
+    pub(crate) async fn run(mut self) {
+        self.adopt().await;
+        loop {
+            while self.approach().await {
+                self.publish();
+            }
+            self.publish();
+            if self.shutdown.is_cancelled() && matches!(self.state, State::Off) {
+                return;
+            }
+            self.wait().await;
+        }
+    }
+
+    async fn adopt(&mut self) {
+        let config = self.config.borrow().clone();
+        match Hypervisor::adopt(&config, &self.files, &self.memory).await {
+            Ok(None) => {}
+            Ok(Some(hypervisor)) => self.run_with(hypervisor).await,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn wanted(&self) -> bool {
+        let config = self.config.borrow();
+        let strategy = match config.run_strategy {
+            RunStrategy::Always => true,
+            RunStrategy::Once => !self.memory.record().ended,
+            RunStrategy::Halted => false,
+        };
+        strategy && config.power == Power::On && !self.shutdown.is_cancelled()
+    }
+
+    fn reboot_wanted(&self) -> bool {
+        self.config.borrow().reboots_requested > self.memory.record().reboots
+    }
+
+    /// One step towards what is wanted; says whether there may be another one.
+    async fn approach(&mut self) -> bool {
+        if self.config.borrow().power == Power::Off {
+            // Switched off on purpose: when it is switched on again, it is a new run.
+            self.remember(|record| record.ended = false);
+        }
+        let (wanted, reboot_wanted) = (self.wanted(), self.reboot_wanted());
+        match &mut self.state {
+            State::Off if wanted => {
+                self.start().await;
+                true
+            }
+            State::Failed { .. } if !wanted => {
+                self.failure = None;
+                self.state = State::Off;
+                true
+            }
+            State::Failed { retry_at } if *retry_at <= Instant::now() => {
+                self.start().await;
+                true
+            }
+            State::Running(_) if !wanted => self.stop(Goal::Off).await,
+            State::Running(_) if reboot_wanted => self.stop(Goal::Restart).await,
+            State::Stopping(_, goal, _) => {
+                *goal = if wanted { Goal::Restart } else { Goal::Off };
+                false
+            }
+            State::Off | State::Running(_) | State::Failed { .. } => false,
+        }
+    }
+
+    async fn start(&mut self) {
+        "starting".clone_into(&mut self.status);
+        self.publish();
+        let config = self.config.borrow().clone();
+        let started = match Hypervisor::adopt(&config, &self.files, &self.memory).await {
+            Ok(Some(hypervisor)) => Ok(hypervisor),
+            Ok(None) => Hypervisor::start(&config, &self.files, &mut self.memory).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(hypervisor) => {
+                // Whoever starts has rebooted.
+                self.remember(|record| record.reboots = record.reboots.max(config.reboots_requested));
+                self.run_with(hypervisor).await;
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    async fn run_with(&mut self, hypervisor: Hypervisor) {
+        self.last_words = None;
+        self.failure = None;
+        self.status = hypervisor.status().await.unwrap_or_else(|_| "unknown".to_owned());
+        self.console.set_running(true);
+        self.state = State::Running(hypervisor);
+    }
+
+    fn fail(&mut self, error: &anyhow::Error) {
+        let pause = BACK_OFF.0.saturating_mul(1 << self.failures.min(10)).min(BACK_OFF.1);
+        self.failures += 1;
+        let failure = format!("{error:#}");
+        tracing::warn!(failure, next_try_in_ms = pause.as_millis(), "the machine does not run");
+        self.failure = Some(failure);
+        "shutdown".clone_into(&mut self.status);
+        self.state = State::Failed { retry_at: Instant::now() + pause };
+    }
+
+    /// Asks the guest to end. It may be none that listens: then it is cut off when its time is over.
+    async fn stop(&mut self, goal: Goal) -> bool {
+        let grace = Duration::from_secs(self.config.borrow().grace_seconds.into());
+        if let State::Running(hypervisor) = std::mem::replace(&mut self.state, State::Off) {
+            tracing::info!(?goal, ?grace, "shutting the guest down");
+            press_power_button(&hypervisor).await;
+            let now = Instant::now();
+            let stage = Stage::Asked { press_at: now + PRESS_AGAIN, deadline: now + grace };
+            self.state = State::Stopping(hypervisor, goal, stage);
+        }
+        false
+    }
+
+    /// Waits until something may have to be done.
+    async fn wait(&mut self) {
+        let stopping = self.shutdown.is_cancelled();
+        let due = self.due();
+        let happening = tokio::select! {
+            happening = happening(&mut self.state) => Some(happening),
+            // The sender lives as long as the admin socket, and then shutdown comes.
+            Ok(()) = self.config.changed() => {
+                // What failed may succeed with another configuration.
+                self.failures = 0;
+                if let State::Failed { retry_at } = &mut self.state {
+                    *retry_at = Instant::now();
+                }
+                None
+            }
+            () = self.shutdown.cancelled(), if !stopping => None,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
+        };
+        match happening {
+            Some(Happening::Event(event)) => self.heard(event).await,
+            Some(Happening::Reconnected) => self.refresh_status().await,
+            Some(Happening::Ended(status)) => self.ended(status),
+            None => self.when_due().await,
+        }
+    }
+
+    /// When something has to be done even if nothing happens.
+    fn due(&self) -> Option<Instant> {
+        match &self.state {
+            State::Off | State::Running(_) => None,
+            State::Failed { retry_at } => Some(*retry_at),
+            State::Stopping(_, _, Stage::Asked { press_at, deadline }) => Some(*press_at.min(deadline)),
+            State::Stopping(_, _, Stage::Quitting { kill_at }) => Some(*kill_at),
+        }
+    }
+
+    async fn when_due(&mut self) {
+        let now = Instant::now();
+        let State::Stopping(hypervisor, goal, stage) = &mut self.state else { return };
+        match stage {
+            Stage::Asked { deadline, .. } if *deadline <= now => {
+                let cut = if *goal == Goal::Restart { "system_reset" } else { "quit" };
+                tracing::warn!(command = cut, "the guest did not end in time");
+                if hypervisor.command(cut).await.is_err() {
+                    hypervisor.kill();
+                }
+                *stage = Stage::Quitting { kill_at: now + QUIT_LIMIT };
+            }
+            Stage::Asked { press_at, .. } if *press_at <= now => {
+                *press_at = now + PRESS_AGAIN;
+                press_power_button(hypervisor).await;
+            }
+            Stage::Quitting { kill_at } if *kill_at <= now => {
+                hypervisor.kill();
+                *kill_at = now + QUIT_LIMIT;
+            }
+            Stage::Asked { .. } | Stage::Quitting { .. } => {}
+        }
+    }
+
+    async fn heard(&mut self, event: Event) {
+        tracing::info!(event = event.name, reason = event.reason(), by_guest = event.by_guest(), "machine");
+        match event.name.as_str() {
+            "SHUTDOWN" => self.last_words = Some(event),
+            "RESET" => self.came_back(),
+            "STOP" | "RESUME" => self.refresh_status().await,
+            _ => {}
+        }
+    }
+
+    /// A guest that was to be rebooted did it by itself, or was reset.
+    fn came_back(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Off) {
+            State::Stopping(hypervisor, Goal::Restart, _) => {
+                self.count_reboot();
+                State::Running(hypervisor)
+            }
+            other => other,
+        };
+    }
+
+    fn ended(&mut self, status: Option<ExitStatus>) {
+        self.console.set_running(false);
+        "shutdown".clone_into(&mut self.status);
+        match std::mem::replace(&mut self.state, State::Off) {
+            State::Stopping(_, goal, _) => {
+                tracing::info!(?goal, "the machine is off");
+                if goal == Goal::Restart {
+                    self.count_reboot();
+                }
+            }
+            State::Running(hypervisor) => self.ended_by_itself(&hypervisor, status),
+            State::Off | State::Failed { .. } => {}
+        }
+    }
+
+    fn ended_by_itself(&mut self, hypervisor: &Hypervisor, status: Option<ExitStatus>) {
+        let asked = self.last_words.take().is_some();
+        tracing::info!(asked, ?status, "the machine ended by itself");
+        self.remember(|record| record.ended = true);
+        let started = Duration::from_millis(hypervisor.started_with().at_ms);
+        let ran = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(started);
+        if ran >= STABLE {
+            self.failures = 0;
+        }
+        if !self.wanted() {
+            self.failure = (!asked).then(|| hypervisor.obituary().to_string());
+        } else if asked && ran >= STABLE {
+            self.state = State::Off;
+        } else if asked {
+            self.fail(&anyhow::anyhow!("the guest switched itself off {} s after its start", ran.as_secs()));
+        } else {
+            self.fail(&hypervisor.obituary());
+        }
+    }
+
+    fn count_reboot(&mut self) {
+        let requested = self.config.borrow().reboots_requested;
+        self.remember(|record| record.reboots = requested);
+    }
+
+    async fn refresh_status(&mut self) {
+        if let State::Running(hypervisor) | State::Stopping(hypervisor, _, _) = &self.state {
+            self.status = hypervisor.status().await.unwrap_or_else(|_| "unknown".to_owned());
+        }
+    }
+
+    fn remember(&mut self, change: impl FnOnce(&mut crate::record::Record)) {
+        if let Err(error) = self.memory.change(change) {
+            tracing::error!(error = format!("{error:#}"), "cannot write what is to be remembered of the machine");
+        }
+    }
+
+    fn publish(&self) {
+        let report = self.describe();
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    fn describe(&self) -> VmReport {
+        let reboots = self.memory.record().reboots;
+        let off = VmReport { power: Power::Off, state: self.status.clone(), reboots, ..VmReport::default() };
+        match &self.state {
+            State::Off | State::Failed { .. } => VmReport { failure: self.failure.clone(), ..off },
+            State::Running(hypervisor) | State::Stopping(hypervisor, _, _) => {
+                let start = hypervisor.started_with();
+                VmReport {
+                    power: Power::On,
+                    pid: Some(hypervisor.pid()),
+                    accelerator: start.accelerator.to_string(),
+                    accelerator_reason: start.reason.clone(),
+                    started_ms: Some(start.at_ms),
+                    links: start.links.clone(),
+                    failure: self.trouble(&start.spec),
+                    ..off
+                }
+            }
+        }
+    }
+
+    /// What is not as wanted of a machine that runs.
+    fn trouble(&self, runs_with: &VmSpec) -> Option<String> {
+        if self.status == "internal-error" {
+            return Some("the guest stopped at an instruction that this host cannot run: reboot it".to_owned());
+        }
+        let pending = runs_with.differences(&VmSpec::of(&self.config.borrow()));
+        let pending = (!pending.is_empty()).then(|| pending.join(", "));
+        pending.map(|what| format!("{what} will change at the next start: reboot the machine"))
+    }
+}
+
+async fn happening(state: &mut State) -> Happening {
+    match state {
+        State::Running(hypervisor) | State::Stopping(hypervisor, _, _) => hypervisor.next().await,
+        State::Off | State::Failed { .. } => std::future::pending().await,
+    }
+}
+
+async fn press_power_button(hypervisor: &Hypervisor) {
+    if let Err(error) = hypervisor.command("system_powerdown").await {
+        tracing::warn!(error = format!("{error:#}"), "cannot press the guest's power button");
+    }
+}

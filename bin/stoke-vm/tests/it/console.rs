@@ -1,0 +1,51 @@
+//! The console: late, by several, and after a restart.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+
+use crate::world::{World, until};
+
+#[test]
+fn two_late_viewers_see_the_same_history() {
+    let mut world = World::new();
+    world.start();
+    world.view().until_seen("No bootable device");
+    let (mut first, mut second) = (world.view(), world.view());
+    first.until_seen("No bootable device");
+    second.until_seen("No bootable device");
+    let log = std::fs::read(world.config.state.join("console.log")).unwrap();
+    for viewer in [first, second] {
+        assert!(log.starts_with(&viewer.seen), "a viewer was shown what the console never said");
+    }
+}
+
+#[test]
+fn live_bytes_reach_a_viewer_that_waits_and_all_may_type() {
+    let mut world = World::new();
+    world.config.power = stoke_api::objects::Power::Off;
+    world.start();
+    let mut viewer = world.view();
+    let typist = UnixStream::connect(world.config.run.join("console.sock")).unwrap();
+    world.reload(|config| config.power = stoke_api::objects::Power::On);
+    viewer.until_seen("SeaBIOS");
+    // SeaBIOS ignores keys here; what matters is that typing disturbs nobody.
+    (&typist).write_all(b"hello\r").unwrap();
+    viewer.until_seen("No bootable device");
+}
+
+#[test]
+fn a_viewer_that_never_reads_holds_up_nobody() {
+    let mut world = World::new();
+    world.start();
+    let socket = world.config.run.join("console.sock");
+    let _silent: Vec<UnixStream> = (0..8).map(|_| until("console", || UnixStream::connect(&socket).ok())).collect();
+    world.view().until_seen("No bootable device");
+}
+
+#[test]
+fn the_history_is_on_the_admin_socket_too() {
+    let mut world = World::new();
+    world.start();
+    world.view().until_seen("SeaBIOS");
+    assert!(world.ask("GET", "/console-log").unwrap().contains("SeaBIOS"));
+}

@@ -1,0 +1,236 @@
+//! QEMU's argument list for a machine: pure, so that it can be printed and compared.
+//!
+//! Everything is said: `-nodefaults -no-user-config` leave nothing to QEMU's taste or to files of the host. The guest
+//! is started paused (`-S`), so that whoever connects to QMP first misses no event.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::Path;
+
+use stoke_api::names::{Bytes, MacAddr};
+use stoke_api::workload::FirmwareKind;
+
+use crate::spec::{Accelerator, FirmwareFiles, Placement, Tap, VmSpec};
+
+/// The program.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The MTU of Ethernet, which a guest takes without being told.
+const ETHERNET_MTU: u16 = 1500;
+
+/// How long SeaBIOS waits until it tries all boot devices again, in milliseconds. Without it, a machine that was on
+/// before its farm would wait forever (`boot_fail` in SeaBIOS' `boot.c`).
+const BIOS_RETRY_MS: u32 = 3_000;
+
+/// What OVMF is told by `fw_cfg` (`OvmfPkg/RUNTIME_CONFIG.md` in edk2): no PXE, so that HTTP boot is the first thing it
+/// tries and not what is left after three timeouts.
+const OVMF_SWITCHES: [&str; 2] = ["opt/org.tianocore/IPv4PXESupport", "opt/org.tianocore/IPv6PXESupport"];
+
+/// The arguments after the program's name.
+pub fn arguments(spec: &VmSpec, placement: &Placement) -> Vec<OsString> {
+    let mut list = Arguments::default();
+    list.flags(["-nodefaults", "-no-user-config", "-S"]);
+    list.option("-name", format!("guest={},debug-threads=on", escaped(&spec.name)));
+    list.option("-uuid", &spec.uuid);
+    machine(&mut list, spec, placement);
+    firmware(&mut list, spec, placement);
+    for (index, (mac, tap)) in spec.macs.iter().zip(&placement.taps).enumerate() {
+        interface(&mut list, spec.firmware, index, *mac, *tap);
+    }
+    list.option("-device", "virtio-rng-pci");
+    sockets(&mut list, placement);
+    // Children, new privileges and scheduling are nothing that a machine without helpers needs.
+    list.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    list.0
+}
+
+fn machine(list: &mut Arguments, spec: &VmSpec, placement: &Placement) {
+    // Without graphics SeaBIOS, and with it iPXE, writes to the serial console.
+    list.option("-machine", "q35,graphics=off");
+    let (accelerator, cpu) = match placement.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => ("tcg", "max"),
+    };
+    list.option("-accel", accelerator);
+    list.option("-cpu", cpu);
+    list.option("-smp", spec.cpus.to_string());
+    list.option("-m", format!("size={}k", kibibytes(spec.memory)));
+    list.option("-display", "none");
+    list.option("-vga", "none");
+}
+
+/// Rounded down to what QEMU takes as a size; a page is the smallest unit that a machine can have anyway.
+fn kibibytes(memory: Bytes) -> u64 {
+    memory.0 / 4096 * 4
+}
+
+fn firmware(list: &mut Arguments, spec: &VmSpec, placement: &Placement) {
+    match &placement.firmware {
+        FirmwareFiles::Bios => list.option("-boot", format!("strict=on,reboot-timeout={BIOS_RETRY_MS}")),
+        FirmwareFiles::Uefi { code, vars } => {
+            list.option("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={}", path(code)));
+            list.option("-drive", format!("if=pflash,unit=1,format=raw,file={}", path(vars)));
+            for switch in OVMF_SWITCHES {
+                list.option("-fw_cfg", format!("name={switch},string=n"));
+            }
+        }
+    }
+    let serial = spec.uuid.as_str();
+    list.option("-smbios", format!("type=1,manufacturer=Stokehold,product=Machine,serial={serial},uuid={serial}"));
+}
+
+fn interface(list: &mut Arguments, firmware: FirmwareKind, index: usize, mac: MacAddr, tap: Tap) {
+    list.option("-netdev", format!("tap,id=net{index},fd={},vhost=off", tap.fd));
+    let mut device = format!("virtio-net-pci,id=nic{index},netdev=net{index},mac={mac}");
+    if index == 0 {
+        device += ",bootindex=1";
+    }
+    // UEFI brings a driver of its own, which knows HTTP boot; iPXE's option ROM would take its place.
+    if firmware == FirmwareKind::Uefi || index > 0 {
+        device += ",romfile=";
+    }
+    if tap.mtu != ETHERNET_MTU {
+        device = format!("{device},host_mtu={}", tap.mtu);
+    }
+    list.option("-device", device);
+}
+
+fn sockets(list: &mut Arguments, placement: &Placement) {
+    let files = &placement.files;
+    let server = |id: &str, socket: &Path| format!("socket,id={id},path={},server=on,wait=off", path(socket));
+    list.option("-chardev", server("qmp", &files.qmp()));
+    list.option("-mon", "chardev=qmp,mode=control");
+    let log = format!("logfile={},logappend=on", path(&files.console_log()));
+    list.option("-chardev", format!("{},{log}", server("serial", &files.serial())));
+    list.option("-serial", "chardev:serial");
+    list.0.extend(["-pidfile".into(), files.pid().into_os_string()]);
+}
+
+/// A value inside of a comma-separated list: QEMU takes a doubled comma for a comma.
+fn escaped(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+fn path(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flags<const N: usize>(&mut self, flags: [&str; N]) {
+        self.0.extend(flags.map(OsString::from));
+    }
+
+    fn option(&mut self, name: &str, value: impl Display) {
+        self.0.extend([name.into(), value.to_string().into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::VmFiles;
+    use std::os::fd::RawFd;
+
+    fn spec(firmware: FirmwareKind, macs: &[&str]) -> VmSpec {
+        VmSpec {
+            name: "node-1".into(),
+            uuid: "6f1c1d5e-0000-4000-8000-000000000001".into(),
+            cpus: 2,
+            memory: Bytes(1 << 30),
+            firmware,
+            macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
+        }
+    }
+
+    fn placement(accelerator: Accelerator, firmware: FirmwareFiles, taps: &[(RawFd, u16)]) -> Placement {
+        let taps = taps.iter().map(|&(fd, mtu)| Tap { fd, mtu }).collect();
+        let files = VmFiles::new(Path::new("/state/node-1"), Path::new("/run/node-1"));
+        Placement { accelerator, firmware, taps, files }
+    }
+
+    /// One line for each option, as people write it.
+    fn lines(spec: &VmSpec, placement: &Placement) -> String {
+        let mut text = String::new();
+        for argument in arguments(spec, placement) {
+            let argument = argument.into_string().unwrap();
+            text += if argument.starts_with('-') { "\n" } else { " " };
+            text += &argument;
+        }
+        text.trim_start().to_owned()
+    }
+
+    #[test]
+    fn a_bios_machine_under_tcg_boots_by_the_option_rom_of_its_interface() {
+        let spec = spec(FirmwareKind::Bios, &["52:54:00:00:00:01"]);
+        insta::assert_snapshot!(lines(&spec, &placement(Accelerator::Tcg, FirmwareFiles::Bios, &[(7, 1500)])), @r"
+        -nodefaults
+        -no-user-config
+        -S
+        -name guest=node-1,debug-threads=on
+        -uuid 6f1c1d5e-0000-4000-8000-000000000001
+        -machine q35,graphics=off
+        -accel tcg
+        -cpu max
+        -smp 2
+        -m size=1048576k
+        -display none
+        -vga none
+        -boot strict=on,reboot-timeout=3000
+        -smbios type=1,manufacturer=Stokehold,product=Machine,serial=6f1c1d5e-0000-4000-8000-000000000001,uuid=6f1c1d5e-0000-4000-8000-000000000001
+        -netdev tap,id=net0,fd=7,vhost=off
+        -device virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:01,bootindex=1
+        -device virtio-rng-pci
+        -chardev socket,id=qmp,path=/run/node-1/qmp.sock,server=on,wait=off
+        -mon chardev=qmp,mode=control
+        -chardev socket,id=serial,path=/run/node-1/serial.sock,server=on,wait=off,logfile=/state/node-1/console.log,logappend=on
+        -serial chardev:serial
+        -pidfile /state/node-1/qemu.pid
+        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        ");
+    }
+
+    #[test]
+    fn a_uefi_machine_under_kvm_goes_straight_to_http_boot() {
+        let spec = spec(FirmwareKind::Uefi, &["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+        let files = FirmwareFiles::Uefi { code: "/usr/share/OVMF/CODE,4M.fd".into(), vars: "/state/v.fd".into() };
+        let placement = placement(Accelerator::Kvm, files, &[(7, 1450), (8, 1500)]);
+        insta::assert_snapshot!(lines(&spec, &placement), @r"
+        -nodefaults
+        -no-user-config
+        -S
+        -name guest=node-1,debug-threads=on
+        -uuid 6f1c1d5e-0000-4000-8000-000000000001
+        -machine q35,graphics=off
+        -accel kvm
+        -cpu host
+        -smp 2
+        -m size=1048576k
+        -display none
+        -vga none
+        -drive if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/CODE,,4M.fd
+        -drive if=pflash,unit=1,format=raw,file=/state/v.fd
+        -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n
+        -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n
+        -smbios type=1,manufacturer=Stokehold,product=Machine,serial=6f1c1d5e-0000-4000-8000-000000000001,uuid=6f1c1d5e-0000-4000-8000-000000000001
+        -netdev tap,id=net0,fd=7,vhost=off
+        -device virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:01,bootindex=1,romfile=,host_mtu=1450
+        -netdev tap,id=net1,fd=8,vhost=off
+        -device virtio-net-pci,id=nic1,netdev=net1,mac=52:54:00:00:00:02,romfile=
+        -device virtio-rng-pci
+        -chardev socket,id=qmp,path=/run/node-1/qmp.sock,server=on,wait=off
+        -mon chardev=qmp,mode=control
+        -chardev socket,id=serial,path=/run/node-1/serial.sock,server=on,wait=off,logfile=/state/node-1/console.log,logappend=on
+        -serial chardev:serial
+        -pidfile /state/node-1/qemu.pid
+        -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        ");
+    }
+
+    #[test]
+    fn a_comma_in_a_path_ends_no_option() {
+        assert_eq!(path(Path::new("/a,b/c")), "/a,,b/c");
+    }
+}
