@@ -53,6 +53,11 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, Vec<Finding>> {
     if findings.is_empty() { Ok(all) } else { Err(findings) }
 }
 
+/// The files that [`load`] would read, as far as they can be found.
+pub fn find_files(paths: &[PathBuf]) -> Vec<PathBuf> {
+    files::find(paths).0
+}
+
 /// Loads the objects of one text; `path` is only named in findings.
 ///
 /// # Errors

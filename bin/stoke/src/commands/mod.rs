@@ -1,0 +1,84 @@
+//! The commands, one file each.
+
+mod completions;
+mod console;
+mod delete;
+mod describe;
+mod doctor;
+mod down;
+mod explain;
+mod get;
+mod image;
+mod logs;
+mod plan;
+mod power;
+mod serve;
+mod ssh;
+mod status;
+mod up;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use stoke_api::control::{AppliedFile, Apply, PowerAction};
+use stoke_api::load::{self, Loaded};
+
+use crate::cli::{Cli, Command, Image};
+use crate::failure::BadFiles;
+use crate::folders::Folders;
+
+/// Runs what was typed.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let folders = || Folders::resolve(cli.state.clone());
+    match cli.command {
+        Command::Up(files) => up::run(&folders()?, &files),
+        Command::Plan(files) => blocking(plan::run(&folders()?, &files)),
+        Command::Get(get) => blocking(get::run(&folders()?, &get)),
+        Command::Describe(object) => blocking(describe::run(&folders()?, &object)),
+        Command::Status => blocking(status::run(&folders()?)),
+        Command::Console(machine) => console::run(&folders()?, &machine),
+        Command::Logs(logs) => logs::run(&folders()?, &logs),
+        Command::Ssh(ssh) => ssh::run(&folders()?, &ssh),
+        Command::Start(objects) => blocking(power::run(&folders()?, &objects, PowerAction::Start)),
+        Command::Stop(objects) => blocking(power::run(&folders()?, &objects, PowerAction::Stop)),
+        Command::Reboot(objects) => blocking(power::run(&folders()?, &objects, PowerAction::Reboot)),
+        Command::Delete(objects) => blocking(delete::run(&folders()?, &objects)),
+        Command::Down(down) => blocking(down::run(&folders()?, &down)),
+        Command::Explain(explain) => explain::run(&explain.what),
+        Command::Doctor => doctor::run(&folders()?),
+        Command::Image(Image::Build(files)) => image::build(&folders()?, &files),
+        Command::Image(Image::List) => image::list(&folders()?),
+        Command::Completions(completions) => completions::run(completions.shell),
+        Command::Serve(serve) => serve::run(serve),
+    }
+}
+
+/// Runs a short conversation with an installation: one thread is enough, and it is gone afterwards.
+fn blocking<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start")?.block_on(work)
+}
+
+/// Loads files, or fails with everything that is wrong in them.
+fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
+    load::load(paths).map_err(|findings| BadFiles(findings).into())
+}
+
+/// Files as the control socket takes them.
+fn apply_of(loaded: &[Loaded]) -> anyhow::Result<Apply> {
+    let file = |loaded: &Loaded| {
+        let objects = loaded.objects.iter().map(|(object, _)| object.clone()).collect();
+        Ok(AppliedFile { path: fs_err::canonicalize(&loaded.path)?, objects })
+    };
+    Ok(Apply { files: loaded.iter().map(file).collect::<anyhow::Result<_>>()? })
+}
+
+/// An error of the installation about objects, said in the words of their files.
+fn in_files(error: anyhow::Error, loaded: &[Loaded]) -> anyhow::Error {
+    match crate::client::findings(&error, loaded) {
+        Some(findings) => BadFiles(findings).into(),
+        None => error,
+    }
+}
