@@ -101,10 +101,13 @@ fn create_bridge(netlink: &mut Netlink, bridge: &LinkName, mac: MacAddr, mtu: u1
     message.attributes = vec![
         LinkAttribute::IfName(bridge.to_string()),
         LinkAttribute::Address(mac.0.to_vec()),
-        LinkAttribute::Mtu(u32::from(mtu)),
+        // A bridge follows the MTU of its ports until its own has been changed once (`br_change_mtu` in Linux'
+        // `br_device.c`); what it is made with does not count.
+        LinkAttribute::Mtu(u32::from(mtu) - 1),
         LinkAttribute::LinkInfo(our_bridge()),
     ];
-    change(netlink, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    change(netlink, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+    set(netlink, bridge, LinkAttribute::Mtu(u32::from(mtu)))
 }
 
 fn set_bridge_options(netlink: &mut Netlink, bridge: &LinkName) -> Result<(), KernelError> {
