@@ -38,13 +38,11 @@ impl Accounts {
             return account;
         }
         let uid = self.free_number();
-        let gid = match entry(&self.group, name).and_then(|line| line.split(':').nth(2)?.parse().ok()) {
-            Some(gid) => gid,
-            None => {
-                add(&mut self.group, &format!("{name}:x:{uid}:"));
-                uid
-            }
-        };
+        let group = entry(&self.group, name).and_then(|line| line.split(':').nth(2)?.parse().ok());
+        if group.is_none() {
+            add(&mut self.group, &format!("{name}:x:{uid}:"));
+        }
+        let gid = group.unwrap_or(uid);
         let home = format!("/home/{name}");
         add(&mut self.passwd, &format!("{name}:x:{uid}:{gid}::{home}:{shell}"));
         // `*` and not `!`: sshd takes `!` for a locked account and refuses keys too, where it does not use PAM.
@@ -59,7 +57,7 @@ impl Accounts {
         let numbers =
             |file: &str| -> Vec<u32> { file.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect() };
         let taken = [numbers(&self.passwd), numbers(&self.group)].concat();
-        (FIRST_UID..).find(|number| !taken.contains(number)).unwrap_or(FIRST_UID)
+        (FIRST_UID..=u32::MAX).find(|number| !taken.contains(number)).unwrap_or(FIRST_UID)
     }
 }
 

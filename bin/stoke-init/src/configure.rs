@@ -69,7 +69,7 @@ fn hosts(hostname: &str, domain: &str, address: Ipv4Addr) -> String {
 
 fn resolv_conf(domain: &str, dns: &[Ipv4Addr]) -> String {
     let search = if domain.is_empty() { String::new() } else { format!("search {domain}\n") };
-    search + &dns.iter().map(|server| format!("nameserver {server}\n")).collect::<String>()
+    dns.iter().fold(search, |text, server| text + &format!("nameserver {server}\n"))
 }
 
 /// localtime(5): a link into the zone files, if the image has that zone.
@@ -109,7 +109,7 @@ fn keys(root: &Root<'_>, user: &User, account: &Account) -> Result<()> {
     let ssh = format!("{home}/.ssh");
     root.folder(&home, 0o700, account)?;
     root.folder(&ssh, 0o700, account)?;
-    let lines: String = user.ssh_authorized_keys.iter().map(|key| format!("{}\n", key.trim())).collect();
+    let lines: String = user.ssh_authorized_keys.iter().flat_map(|key| [key.trim(), "\n"]).collect();
     let file = format!("{ssh}/authorized_keys");
     root.write(&file, &lines, 0o600)?;
     root.own(&file, account)

@@ -210,10 +210,8 @@ impl Client {
         if now < *next {
             return Action::WaitUntil(*next);
         }
-        let (limit, to) = match now < rebind {
-            true => (rebind, Destination::Server(lease.server)),
-            false => (over, Destination::Broadcast),
-        };
+        let (limit, to) =
+            if now < rebind { (rebind, Destination::Server(lease.server)) } else { (over, Destination::Broadcast) };
         *next = (now + ((limit - now) / 2).max(Duration::from_secs(2))).min(limit);
         let address = lease.address;
         let packet = self.message(MessageType::Request, now, |message| {

@@ -76,7 +76,7 @@ pub(crate) fn machine_id(uuid: Option<&str>, mac: MacAddr) -> String {
     if let Some(variant) = bytes.get_mut(8) {
         *variant = *variant & 0x3f | 0x80;
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const FETCHERS: usize = 4;
 const TRIES: usize = 6;
 const BLOCK_SIZE: u32 = 4096;
 const CONNECT: Duration = Duration::from_secs(5);
-const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+const PIECE_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Fetches the root from these URLs and makes a block device of it.

@@ -30,9 +30,9 @@ use crate::{reporter, verity};
 const LOOK_BEFORE: Duration = Duration::from_millis(100);
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 /// How long a clean reboot may take before it is forced.
-const CLEAN_REBOOT: Duration = Duration::from_secs(120);
+const CLEAN_REBOOT: Duration = Duration::from_mins(2);
 /// How long a system that has not come up goes on with a corrupted root.
-const CORRUPTED: Duration = Duration::from_secs(60);
+const CORRUPTED: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs as the resident: takes the handoff from standard input, and never ends by itself.
@@ -170,14 +170,12 @@ impl Attendance {
             let session = self.session();
             let (ssh_host_keys, root) = (self.ssh_host_keys.clone(), self.mode.clone());
             let report = Report { session: session.clone(), events, ssh_host_keys, root };
-            match reporter::send(&self.farm, &report) {
-                Ok(()) => return,
-                // Begun anew, if the other thread has not: the new session knows nothing yet.
-                Err(_) => {
-                    self.begin_anew(&session);
-                    events = told_in_a_new_session(self.journal.events());
-                }
+            if reporter::send(&self.farm, &report).is_ok() {
+                return;
             }
+            // Begun anew, if the other thread has not: the new session knows nothing yet.
+            self.begin_anew(&session);
+            events = told_in_a_new_session(&self.journal.events());
         }
     }
 
@@ -196,7 +194,7 @@ impl Attendance {
                 }
                 Err(FarmError::SessionOver | FarmError::Unknown(_)) => {
                     self.begin_anew(&session);
-                    self.send(told_in_a_new_session(self.journal.events()));
+                    self.send(told_in_a_new_session(&self.journal.events()));
                     seen = 0;
                 }
                 Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
@@ -234,7 +232,7 @@ impl Attendance {
 }
 
 /// A failure that was overcome is not told again.
-fn told_in_a_new_session(events: Vec<Event>) -> Vec<Event> {
+fn told_in_a_new_session(events: &[Event]) -> Vec<Event> {
     let last_failure = events.iter().rposition(|event| event.phase == Phase::Failed);
     let overcome = |index: usize| last_failure.is_some_and(|last| last + 1 < events.len() && index <= last);
     let kept = |(index, event): &(usize, &Event)| event.phase != Phase::Failed || !overcome(*index);
@@ -259,7 +257,7 @@ mod tests {
     }
 
     fn told(phases: &[Phase]) -> Vec<Phase> {
-        told_in_a_new_session(events(phases)).iter().map(|event| event.phase).collect()
+        told_in_a_new_session(&events(phases)).iter().map(|event| event.phase).collect()
     }
 
     #[test]

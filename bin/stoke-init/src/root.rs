@@ -28,7 +28,7 @@ pub(crate) struct Attached {
 #[derive(Debug)]
 enum Source {
     Nbd(Device, Export),
-    Ram(#[expect(dead_code, reason = "kept open: an unused loop device goes away")] LoopDevice),
+    Ram(LoopDevice),
 }
 
 impl Attached {
