@@ -53,11 +53,19 @@ pub struct UpOptions {
 /// # Errors
 /// If another one runs, or its folders cannot be used.
 pub async fn up(options: UpOptions) -> anyhow::Result<()> {
+    up_with(options, Binaries::find()?).await
+}
+
+/// [`up`](fn@up) with programs of one's own.
+///
+/// # Errors
+/// As [`up`](fn@up).
+pub async fn up_with(options: UpOptions, binaries: Binaries) -> anyhow::Result<()> {
     let folders = make_folders(options)?;
     let _lock = lock(&folders)?;
     let (picture, seen) = watch::channel(Arc::new(Picture::default()));
     let (down, down_requests) = mpsc::channel(1);
-    let mut host = Host::open(folders.clone(), picture)?;
+    let mut host = Host::open(folders.clone(), binaries, picture)?;
     let control = Control { store: host.store.clone(), folders, picture: seen, wake: host.wake.clone(), down };
     host.observe().await;
     let listener = stoke_daemon::bind(&host.folders.control_socket())?;
@@ -100,11 +108,10 @@ struct Host {
 }
 
 impl Host {
-    fn open(folders: Folders, picture: watch::Sender<Arc<Picture>>) -> anyhow::Result<Self> {
+    fn open(folders: Folders, binaries: Binaries, picture: watch::Sender<Arc<Picture>>) -> anyhow::Result<Self> {
         let store = Arc::new(
             LocalStore::open(&folders.store()).with_context(|| format!("cannot open {}", folders.store().display()))?,
         );
-        let binaries = Binaries::find()?;
         let authority = Arc::new(Authority::open(&folders)?);
         let tools = binaries.fingerprint();
         let ssh_public_key = keys::ssh_public_key(&folders)?;

@@ -1,0 +1,8 @@
+//! The host as a whole: its store against the suite that every store is held to, its socket, and processes that outlive it.
+
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails says where")]
+
+mod host;
+mod life;
+mod objects;
+mod store_suite;
