@@ -16,7 +16,7 @@ use stoke_api::{Kind, ObjectName};
 )]
 pub(crate) struct Cli {
     /// Folder that holds everything of an installation [default: /var/lib/stokehold as root, else ~/.local/state/stokehold]
-    #[arg(long, global = true, env = "STOKE_STATE", value_name = "DIR", hide_env = false)]
+    #[arg(long, global = true, env = "STOKE_STATE", value_name = "DIR", hide_env_values = true)]
     pub(crate) state: Option<PathBuf>,
     /// When to use colors; NO_COLOR is honored, too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]

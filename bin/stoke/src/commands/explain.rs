@@ -51,7 +51,9 @@ fn page(kind: Kind, path: &str, schema: Schema<'_>) -> String {
     let types = schema.type_words();
     let mut page = format!("{} {kind}, {API_VERSION}\n{} {path} <{types}>\n\n", heading("KIND:"), heading("FIELD:"));
     let inside = contents(schema);
-    for text in [Some(schema.description()), schema.type_description(), inside_description(schema, inside)] {
+    let spec = schema.field("spec").filter(|_| path == kind.singular()).and_then(|spec| spec.type_description());
+    let own = spec.unwrap_or_else(|| schema.description());
+    for text in [Some(own), schema.type_description(), inside_description(schema, inside)] {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             page.push_str(&output::indented(text, "    "));
         }
@@ -91,8 +93,8 @@ fn facts(schema: Schema<'_>) -> String {
     }
     match schema.default() {
         Some(serde_json::Value::String(text)) => facts.push(format!("default: {text}")),
-        // An empty object says only that all of its fields have defaults.
-        Some(value) if value.as_object().is_none_or(|map| !map.is_empty()) => facts.push(format!("default: {value}")),
+        // An object's default is that of its fields, which is said there.
+        Some(value) if !value.is_object() => facts.push(format!("default: {value}")),
         _ => {}
     }
     output::indented(&facts.join("\n"), "    ")

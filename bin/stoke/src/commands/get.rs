@@ -28,11 +28,13 @@ pub(crate) async fn run(folders: &Folders, get: &Get) -> anyhow::Result<ExitCode
     let mut found = Vec::new();
     for kind in &wanted.kinds {
         let mut objects = client.list(*kind, wanted.namespace.as_ref()).await?;
-        objects.retain(|object| wanted.has(object));
         objects.sort_by_key(AnyObject::reference);
         found.push((*kind, objects));
     }
     wanted.all_found(&found)?;
+    for (_, objects) in &mut found {
+        objects.retain(|object| wanted.has(object));
+    }
     show(&found, get)?;
     if get.watch {
         follow(&client, &wanted, found, get.output).await?;

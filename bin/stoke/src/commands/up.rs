@@ -154,8 +154,14 @@ fn said(object: &AnyObject) -> Option<(Color, String)> {
             (Color::Green, format!("ready: {}", or_reason(&condition.message)))
         }
         (Truth::True, _) => (Color::Green, "ready".to_owned()),
-        (_, _) => (Color::Yellow, or_reason(&condition.message)),
+        (_, _) => (Color::Yellow, waited_for(&or_reason(&condition.message)).to_owned()),
     })
+}
+
+/// What an object waits for, without what that one says itself: it has a line of its own.
+fn waited_for(message: &str) -> &str {
+    let object = message.strip_prefix("waiting for ").and_then(|rest| rest.split_once(": "));
+    object.and_then(|(object, _)| message.get(.."waiting for ".len() + object.len())).unwrap_or(message)
 }
 
 /// Applies the files again when one of them changes. A broken edit is told and changes nothing.
@@ -233,6 +239,13 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": status, "reason": "Building", "message": message}]}
         });
         WatchEvent { change, object: serde_json::from_value(object).unwrap() }
+    }
+
+    #[test]
+    fn what_another_object_says_is_not_repeated() {
+        assert_eq!(waited_for("waiting for image/node: install packages 4 %"), "waiting for image/node");
+        assert_eq!(waited_for("waiting for lan/lab"), "waiting for lan/lab");
+        assert_eq!(waited_for("install packages: 4 %"), "install packages: 4 %");
     }
 
     #[test]

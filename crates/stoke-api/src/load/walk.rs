@@ -58,8 +58,8 @@ impl<'a> Walk<'a> {
 
     fn object(&mut self, schema: Schema<'a>, entries: &[(Key, Node)], field: &str, at: Position) -> Value {
         for name in schema.required().filter(|name| !entries.iter().any(|(key, _)| key.text == *name)) {
-            let hint = schema.field(name).map(|field| format!("it is: {}", first_sentence(field.description())));
-            self.wrong(at, &field_of(field, name), "is required", hint);
+            let what = schema.field(name).map(|field| first_sentence(field.description())).unwrap_or_default();
+            self.wrong(at, &field_of(field, name), format!("is required: {what}"), None);
         }
         let mut object = Map::new();
         for (key, node) in entries {
