@@ -1,6 +1,13 @@
 //! What the kernel and its fake have in common, and what only the kernel does. Needs root: each test makes a network
 //! namespace of its own, for its thread.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod kernel;
 mod suite;
 
