@@ -8,21 +8,22 @@
 //!       `---------------------- keys <------------------------------------------
 //! ```
 //!
-//! QEMU serves one client on its socket; that is [`line`]. It drops the bytes that it reads (they are in the log) and
-//! tells the viewers to look. So a viewer who is slow, or late, or comes back after a restart of this process, misses
+//! QEMU serves one client on its socket; that is [`Line`]. It drops the bytes that it reads (they are in the log),
+//! listens to the firmware among them, and tells the viewers to look. So a viewer who is slow, or late, or comes back after a restart of this process, misses
 //! nothing and holds up nobody: neither the guest nor another viewer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoke_api::workload::FirmwareKind;
+use stoke_vmm::dialog::{Dialog, Reaction};
+use stoke_vmm::spec::VmFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-
-use stoke_vmm::spec::VmFiles;
+use tokio::time::{sleep, timeout};
 
 use crate::log::{ConsoleLog, HISTORY};
 
@@ -32,8 +33,8 @@ const VIEWER_PATIENCE: Duration = Duration::from_mins(1);
 /// A viewer that is further behind is shown the newest part instead.
 const FAR_BEHIND: u64 = 2 << 20;
 
-/// QEMU writes to its socket first and to the log right after: look again after this.
-const LOG_FOLLOWS: Duration = Duration::from_millis(20);
+/// Pause after a read: QEMU writes to its socket first and to the log right after.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// The log is looked at this often even if nothing was heard.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,10 +42,23 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Pause between two attempts to reach QEMU's socket while the machine runs.
 const RECONNECT: Duration = Duration::from_millis(100);
 
+/// What is on the other end of QEMU's serial socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Guest {
+    running: bool,
+    /// Counts starts and resets: each begins with firmware.
+    boots: u64,
+    firmware: FirmwareKind,
+    /// Whether it was running before this process was.
+    adopted: bool,
+}
+
 /// The console of a machine.
 #[derive(Debug)]
 pub(crate) struct Console {
-    running: watch::Sender<bool>,
+    guest: watch::Sender<Guest>,
+    /// Says so each time when firmware finds nothing to boot from.
+    pub(crate) nothing_to_boot: mpsc::Receiver<()>,
 }
 
 /// What all viewers share.
@@ -62,18 +76,40 @@ impl Console {
     /// If the socket cannot be made.
     pub(crate) fn serve(files: &VmFiles, log: ConsoleLog) -> anyhow::Result<Self> {
         let listener = stoke_daemon::bind(&files.console())?;
-        let (running, is_running) = watch::channel(false);
+        let off = Guest { running: false, boots: 0, firmware: FirmwareKind::Bios, adopted: false };
+        let (guest, current) = watch::channel(off);
         let (length_sender, length) = watch::channel(log.length());
         let (keys, typed) = mpsc::channel(64);
-        let line = Line { socket: files.serial(), log: log.clone(), length: length_sender, hole_end: 0, typed };
-        tokio::spawn(line.keep(is_running));
+        let (notices, nothing_to_boot) = mpsc::channel(1);
+        let line = Line {
+            socket: files.serial(),
+            log: log.clone(),
+            length: length_sender,
+            hole_end: 0,
+            typed,
+            guest: current,
+            boots: 0,
+            dialog: Dialog::new(off.firmware),
+            notices,
+        };
+        tokio::spawn(line.keep());
         tokio::spawn(accept(listener, Arc::new(Shared { log, length, keys })));
-        Ok(Self { running })
+        Ok(Self { guest, nothing_to_boot })
     }
 
-    /// Says whether there is a QEMU to connect to.
-    pub(crate) fn set_running(&self, running: bool) {
-        self.running.send_if_modified(|current| std::mem::replace(current, running) != running);
+    /// There is a QEMU to connect to from now on.
+    pub(crate) fn guest_runs(&self, firmware: FirmwareKind, adopted: bool) {
+        self.guest.send_modify(|guest| *guest = Guest { running: true, boots: guest.boots + 1, firmware, adopted });
+    }
+
+    /// The guest was reset: its firmware talks now.
+    pub(crate) fn guest_reset(&self) {
+        self.guest.send_modify(|guest| *guest = Guest { boots: guest.boots + 1, adopted: false, ..*guest });
+    }
+
+    /// There is no QEMU any more.
+    pub(crate) fn guest_ended(&self) {
+        self.guest.send_modify(|guest| guest.running = false);
     }
 }
 
@@ -84,19 +120,25 @@ struct Line {
     length: watch::Sender<u64>,
     hole_end: u64,
     typed: mpsc::Receiver<Vec<u8>>,
+    guest: watch::Receiver<Guest>,
+    boots: u64,
+    dialog: Dialog,
+    notices: mpsc::Sender<()>,
 }
 
 impl Line {
-    async fn keep(mut self, mut running: watch::Receiver<bool>) {
+    async fn keep(mut self) {
         loop {
             self.look();
-            if !*running.borrow_and_update() {
-                if running.changed().await.is_err() {
+            if !self.guest.borrow_and_update().running {
+                if self.guest.changed().await.is_err() {
                     return;
                 }
                 continue;
             }
             if let Ok(stream) = UnixStream::connect(&self.socket).await {
+                // What was typed at a machine that was off is not meant for this one.
+                while self.typed.try_recv().is_ok() {}
                 self.carry(stream).await;
             }
             sleep(RECONNECT).await;
@@ -106,26 +148,47 @@ impl Line {
     /// Until QEMU hangs up.
     async fn carry(&mut self, stream: UnixStream) {
         let (mut from, mut to) = stream.into_split();
-        let mut buffer = vec![0; 16 * 1024];
-        let mut next_look = Instant::now() + LOOK;
+        let mut buffer = vec![0; 64 * 1024];
         loop {
+            self.meet_guest();
             tokio::select! {
-                read = from.read(&mut buffer) => match read {
-                    Ok(0) | Err(_) => return self.look(),
-                    Ok(_) => {
-                        self.look();
-                        next_look = Instant::now() + LOG_FOLLOWS;
-                    }
-                },
-                Some(keys) = self.typed.recv() => {
-                    // A guest that does not read its serial port fills the socket; keys are lost then, as on a real one.
-                    let _ = timeout(LOOK, to.write_all(&keys)).await;
+                read = from.read(&mut buffer) => {
+                    let Ok(size @ 1..) = read else { return self.look() };
+                    self.hear(buffer.get(..size).unwrap_or_default(), &mut to).await;
+                    // A guest writes byte by byte: this gathers some, and lets QEMU write the log.
+                    sleep(BREATH).await;
+                    self.look();
                 }
-                () = sleep_until(next_look) => {
+                Some(keys) = self.typed.recv() => write_keys(&mut to, &keys).await,
+                () = sleep(LOOK) => {
                     self.look();
                     self.hole_end = self.log.trim(self.hole_end);
-                    next_look = Instant::now() + LOOK;
                 }
+            }
+        }
+    }
+
+    /// Begins a new dialog if the guest was started or reset since.
+    fn meet_guest(&mut self) {
+        let guest = *self.guest.borrow();
+        if std::mem::replace(&mut self.boots, guest.boots) == guest.boots {
+            return;
+        }
+        self.dialog = Dialog::new(guest.firmware);
+        if guest.adopted {
+            let (dialog, reaction) = Dialog::resume(guest.firmware, &self.log.tail());
+            self.dialog = dialog;
+            // A full channel holds the same notice already.
+            let _ = reaction.map(|_| self.notices.try_send(()));
+        }
+    }
+
+    async fn hear(&mut self, bytes: &[u8], to: &mut OwnedWriteHalf) {
+        for reaction in self.dialog.feed(bytes) {
+            match reaction {
+                Reaction::Type(keys) => write_keys(to, keys).await,
+                // A full channel holds the same notice already.
+                Reaction::NothingToBoot => drop(self.notices.try_send(())),
             }
         }
     }
@@ -134,6 +197,11 @@ impl Line {
         let length = self.log.length();
         self.length.send_if_modified(|known| std::mem::replace(known, length) != length);
     }
+}
+
+/// A guest that does not read its serial port fills the socket; keys are lost then, as on a real one.
+async fn write_keys(to: &mut OwnedWriteHalf, keys: &[u8]) {
+    let _ = timeout(LOOK, to.write_all(keys)).await;
 }
 
 async fn accept(listener: UnixListener, shared: Arc<Shared>) {
@@ -157,7 +225,7 @@ async fn listen(mut from: OwnedReadHalf, keys: mpsc::Sender<Vec<u8>>, viewer: to
     let mut buffer = [0; 1024];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
         // With no machine to type at, keys are dropped rather than kept for the next one.
-        let _ = keys.try_send(buffer.get(..size).unwrap_or_default().to_vec());
+        let _ = keys.send_timeout(buffer.get(..size).unwrap_or_default().to_vec(), LOOK).await;
     }
     // It may only have stopped typing (`socat -u`, input from /dev/null): it is gone when nothing can be written either.
     while let Ok(ready) = from.ready(Interest::WRITABLE).await {

@@ -122,6 +122,21 @@ impl Hypervisor {
         Ok(())
     }
 
+    /// Ends a QEMU of this machine that does not answer, if there is one.
+    pub(crate) fn put_down(uuid: &str, files: &VmFiles) {
+        let pid = fs_err::read_to_string(files.pid()).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let Some(pid) = pid else { return };
+        // Watched first, looked at second: if the number went to another process in between, the arguments say so.
+        let process = Process::adopt(pid);
+        let arguments = fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if arguments.split(|byte| *byte == 0).any(|argument| argument == uuid.as_bytes())
+            && let Ok(process) = process
+        {
+            tracing::warn!(pid, "killing a QEMU that does not answer");
+            process.kill();
+        }
+    }
+
     /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use stoke_api::objects::{Power, RunStrategy};
 use stoke_api::report::VmReport;
-use stoke_api::workload::VmConfig;
+use stoke_api::workload::{FirmwareKind, VmConfig};
 use stoke_vmm::qmp::Event;
 use stoke_vmm::spec::{VmFiles, VmSpec};
 use tokio::sync::watch;
@@ -43,6 +43,9 @@ const STABLE: Duration = Duration::from_mins(1);
 
 /// The power button is pressed again this often: a guest that is still booting does not see the first press.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long firmware that found nothing to boot from is left alone before it is made to try again.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
 
 /// What QEMU has to end after `quit`.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
@@ -90,6 +93,18 @@ pub(crate) struct Machine {
     failure: Option<String>,
     failures: u32,
     last_words: Option<Event>,
+    boot_retry: BootRetry,
+}
+
+/// What is done about firmware that found nothing to boot from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BootRetry {
+    /// It did not say so.
+    None,
+    /// It is reset at this moment.
+    At(Instant),
+    /// It tries again by itself.
+    ByItself,
 }
 
 impl Machine {
@@ -123,6 +138,7 @@ impl Machine {
             failure: None,
             failures: 0,
             last_words: None,
+            boot_retry: BootRetry::None,
         })
     }
 
@@ -145,7 +161,7 @@ impl Machine {
         let config = self.config.borrow().clone();
         match Hypervisor::adopt(&config, &self.files, &self.memory).await {
             Ok(None) => {}
-            Ok(Some(hypervisor)) => self.run_with(hypervisor).await,
+            Ok(Some(hypervisor)) => self.run_with(hypervisor, true).await,
             Err(error) => self.fail(&error),
         }
     }
@@ -177,6 +193,8 @@ impl Machine {
                 true
             }
             State::Failed { .. } if !wanted => {
+                // A QEMU that does not answer cannot be asked.
+                Hypervisor::put_down(&self.config.borrow().uuid, &self.files);
                 self.failure = None;
                 self.state = State::Off;
                 true
@@ -199,26 +217,27 @@ impl Machine {
         "starting".clone_into(&mut self.status);
         self.publish();
         let config = self.config.borrow().clone();
-        let started = match Hypervisor::adopt(&config, &self.files, &self.memory).await {
-            Ok(Some(hypervisor)) => Ok(hypervisor),
-            Ok(None) => Hypervisor::start(&config, &self.files, &mut self.memory).await,
-            Err(error) => Err(error),
-        };
-        match started {
+        match Hypervisor::adopt(&config, &self.files, &self.memory).await {
+            Ok(Some(hypervisor)) => return self.run_with(hypervisor, true).await,
+            Ok(None) => {}
+            Err(error) => return self.fail(&error),
+        }
+        match Hypervisor::start(&config, &self.files, &mut self.memory).await {
             Ok(hypervisor) => {
                 // Whoever starts has rebooted.
                 self.remember(|record| record.reboots = record.reboots.max(config.reboots_requested));
-                self.run_with(hypervisor).await;
+                self.run_with(hypervisor, false).await;
             }
             Err(error) => self.fail(&error),
         }
     }
 
-    async fn run_with(&mut self, hypervisor: Hypervisor) {
+    async fn run_with(&mut self, hypervisor: Hypervisor, adopted: bool) {
         self.last_words = None;
+        self.boot_retry = BootRetry::None;
         self.failure = None;
         self.status = hypervisor.status().await.unwrap_or_else(|_| "unknown".to_owned());
-        self.console.set_running(true);
+        self.console.guest_runs(hypervisor.started_with().spec.firmware, adopted);
         self.state = State::Running(hypervisor);
     }
 
@@ -261,6 +280,10 @@ impl Machine {
                 None
             }
             () = self.shutdown.cancelled(), if !stopping => None,
+            Some(()) = self.console.nothing_to_boot.recv() => {
+                self.found_nothing_to_boot();
+                None
+            }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => None,
         };
         match happening {
@@ -274,15 +297,37 @@ impl Machine {
     /// When something has to be done even if nothing happens.
     fn due(&self) -> Option<Instant> {
         match &self.state {
-            State::Off | State::Running(_) => None,
+            State::Off => None,
+            State::Running(_) => match self.boot_retry {
+                BootRetry::At(retry_at) => Some(retry_at),
+                BootRetry::None | BootRetry::ByItself => None,
+            },
             State::Failed { retry_at } => Some(*retry_at),
             State::Stopping(_, _, Stage::Asked { press_at, deadline }) => Some(*press_at.min(deadline)),
             State::Stopping(_, _, Stage::Quitting { kill_at }) => Some(*kill_at),
         }
     }
 
+    fn found_nothing_to_boot(&mut self) {
+        if let State::Running(hypervisor) = &self.state {
+            tracing::warn!("the firmware found nothing to boot from");
+            self.boot_retry = match hypervisor.started_with().spec.firmware {
+                FirmwareKind::Bios => BootRetry::ByItself,
+                FirmwareKind::Uefi => BootRetry::At(Instant::now() + TRY_AGAIN),
+            };
+        }
+    }
+
     async fn when_due(&mut self) {
         let now = Instant::now();
+        if let (State::Running(hypervisor), BootRetry::At(retry_at)) = (&self.state, self.boot_retry)
+            && retry_at <= now
+        {
+            self.boot_retry = BootRetry::ByItself;
+            if let Err(error) = hypervisor.command("system_reset").await {
+                tracing::warn!(error = format!("{error:#}"), "cannot reset the guest");
+            }
+        }
         let State::Stopping(hypervisor, goal, stage) = &mut self.state else { return };
         match stage {
             Stage::Asked { deadline, .. } if *deadline <= now => {
@@ -317,6 +362,8 @@ impl Machine {
 
     /// A guest that was to be rebooted did it by itself, or was reset.
     fn came_back(&mut self) {
+        self.console.guest_reset();
+        self.boot_retry = BootRetry::None;
         self.state = match std::mem::replace(&mut self.state, State::Off) {
             State::Stopping(hypervisor, Goal::Restart, _) => {
                 self.count_reboot();
@@ -327,7 +374,7 @@ impl Machine {
     }
 
     fn ended(&mut self, status: Option<ExitStatus>) {
-        self.console.set_running(false);
+        self.console.guest_ended();
         "shutdown".clone_into(&mut self.status);
         match std::mem::replace(&mut self.state, State::Off) {
             State::Stopping(_, goal, _) => {
@@ -408,6 +455,9 @@ impl Machine {
     fn trouble(&self, runs_with: &VmSpec) -> Option<String> {
         if self.status == "internal-error" {
             return Some("the guest stopped at an instruction that this host cannot run: reboot it".to_owned());
+        }
+        if self.boot_retry != BootRetry::None {
+            return Some("the firmware found nothing to boot from and tries again: is the farm ready?".to_owned());
         }
         let pending = runs_with.differences(&VmSpec::of(&self.config.borrow()));
         let pending = (!pending.is_empty()).then(|| pending.join(", "));

@@ -199,3 +199,64 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    use tokio::net::UnixListener;
+
+    const GREETING: &[u8] = b"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}}}}\r\n";
+
+    /// A QEMU that answers the negotiation, and then each command with what `answers` has for it.
+    async fn qemu(listener: UnixListener, answers: Vec<&'static str>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(GREETING).await.unwrap();
+        let (from, mut to) = stream.split();
+        let mut lines = BufReader::new(from).lines();
+        lines.next_line().await.unwrap();
+        to.write_all(b"{\"return\": {}, \"id\": 0}\r\n").await.unwrap();
+        for answer in answers {
+            lines.next_line().await.unwrap();
+            to.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
+        }
+    }
+
+    async fn connected(answers: Vec<&'static str>) -> (Client, Events) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp.sock");
+        tokio::spawn(qemu(UnixListener::bind(&path).unwrap(), answers));
+        Client::connect(&path).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn commands_and_events_share_a_connection() {
+        let running = "{\"event\": \"RESUME\"}\r\n{\"return\": {\"status\": \"running\"}, \"id\": 1}";
+        let (client, mut events) = connected(vec![running]).await;
+        assert_eq!((client.version.as_str(), client.status().await.unwrap().as_str()), ("7.2.0", "running"));
+        assert_eq!(client.pid.map(i32::unsigned_abs), Some(std::process::id()));
+        assert_eq!(events.recv().await.unwrap().name, "RESUME");
+    }
+
+    #[tokio::test]
+    async fn a_refused_command_says_which_and_why() {
+        let refused = "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no such thing\"}, \"id\": 1}";
+        let (client, _events) = connected(vec![refused]).await;
+        let error = client.execute("fly", None).await.unwrap_err();
+        assert_eq!(error.to_string(), "QEMU refused fly");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no such thing (CommandNotFound)");
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_goes_away_ends_events_and_commands() {
+        let (client, mut events) = connected(vec![]).await;
+        assert_eq!(events.recv().await, None);
+        assert!(matches!(client.status().await, Err(QmpError::Closed { .. })));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_path() {
+        let error = Client::connect(Path::new("/nonexistent/qmp.sock")).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot connect to QEMU at /nonexistent/qmp.sock");
+    }
+}

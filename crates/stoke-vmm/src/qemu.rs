@@ -23,8 +23,9 @@ const ETHERNET_MTU: u16 = 1500;
 const BIOS_RETRY_MS: u32 = 3_000;
 
 /// What OVMF is told by `fw_cfg` (`OvmfPkg/RUNTIME_CONFIG.md` in edk2): no PXE, so that HTTP boot is the first thing it
-/// tries and not what is left after three timeouts.
-const OVMF_SWITCHES: [&str; 2] = ["opt/org.tianocore/IPv4PXESupport", "opt/org.tianocore/IPv6PXESupport"];
+/// tries and not what is left after three timeouts; no IPv6, which would be a fourth one before it tries again.
+const OVMF_SWITCHES: [&str; 3] =
+    ["opt/org.tianocore/IPv4PXESupport", "opt/org.tianocore/IPv6PXESupport", "opt/org.tianocore/IPv6Support"];
 
 /// The arguments after the program's name.
 pub fn arguments(spec: &VmSpec, placement: &Placement) -> Vec<OsString> {
@@ -214,6 +215,7 @@ mod tests {
         -drive if=pflash,unit=1,format=raw,file=/state/v.fd
         -fw_cfg name=opt/org.tianocore/IPv4PXESupport,string=n
         -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n
+        -fw_cfg name=opt/org.tianocore/IPv6Support,string=n
         -smbios type=1,manufacturer=Stokehold,product=Machine,serial=6f1c1d5e-0000-4000-8000-000000000001,uuid=6f1c1d5e-0000-4000-8000-000000000001
         -netdev tap,id=net0,fd=7,vhost=off
         -device virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:01,bootindex=1,romfile=,host_mtu=1450

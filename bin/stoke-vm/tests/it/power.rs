@@ -105,3 +105,30 @@ fn a_qemu_that_refuses_its_arguments_is_quoted() {
     let report = world.until_report("it fails", |report| report.failure.is_some());
     assert!(report.failure.unwrap().starts_with("QEMU ended: qemu-system-x86_64: "));
 }
+
+#[test]
+fn a_machine_that_is_not_wanted_is_ended_even_if_it_does_not_answer() {
+    let mut world = World::new();
+    world.start();
+    let pid = world.until_running().pid.unwrap().to_string();
+    world.kill_owner();
+    std::fs::remove_file(world.config.run.join("qmp.sock")).unwrap();
+    world.start();
+    let report = world.until_report("it fails", |report| report.failure.is_some());
+    assert!(report.failure.unwrap().starts_with("another QEMU runs this machine and does not answer"));
+    assert!(alive(&pid), "it was killed although it is wanted");
+    world.reload(|config| config.power = Power::Off);
+    crate::world::until("it is ended", || (!alive(&pid)).then_some(()));
+}
+
+#[test]
+fn uefi_that_found_nothing_to_boot_from_is_made_to_try_again() {
+    let mut world = World::new();
+    world.config.firmware = stoke_api::workload::FirmwareKind::Uefi;
+    world.config.memory = Bytes(128 << 20);
+    world.start();
+    let report = world.until_report("it says so", |report| report.failure.is_some());
+    assert_eq!(report.failure.unwrap(), "the firmware found nothing to boot from and tries again: is the farm ready?");
+    world.until_report("it was reset", |report| report.failure.is_none());
+    assert_eq!(world.until_running().pid, report.pid);
+}
