@@ -17,7 +17,10 @@ use stoke_api::workload::{BlobRef, FarmConfig, FarmImage, FarmNode};
 use stoke_api::{Digest, Kind, MacAddr, ObjectRef};
 
 /// How long anything may take before a test gives up.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Last part of the next farm's address.
+static NEXT: AtomicU8 = AtomicU8::new(1);
 
 /// The node that an object names.
 pub(crate) const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 7]);
@@ -41,7 +44,6 @@ impl Bed {
     pub(crate) fn stopped() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // An address of our own: the tests of this process run side by side, and so do processes of several checkouts.
-        static NEXT: AtomicU8 = AtomicU8::new(1);
         let process = std::process::id();
         let address = Ipv4Addr::new(
             127,
@@ -127,10 +129,11 @@ impl Bed {
     pub(crate) fn nbd(&self, digest: &Digest) -> String {
         format!("nbd://{}:{}/{digest}", self.config.address, self.config.nbd_port)
     }
+}
 
-    pub(crate) fn blob_path(&self, digest: &Digest) -> String {
-        format!("/v1/blob/sha256/{}", digest.hex())
-    }
+/// Path of a blob on a farm's HTTP server.
+pub(crate) fn blob_path(digest: &Digest) -> String {
+    format!("/v1/blob/sha256/{}", digest.hex())
 }
 
 impl Drop for Bed {

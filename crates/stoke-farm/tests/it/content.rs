@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bed::{Bed, must, pattern, run};
+use crate::bed::{Bed, blob_path, must, pattern, run};
 
 fn text(path: &std::path::Path) -> &str {
     path.to_str().unwrap()
@@ -46,7 +46,7 @@ fn tftp_by_curl_and_what_is_not_there() {
 fn blobs_by_curl_whole_in_parts_and_by_head() {
     let bed = Bed::new();
     let root = bed.config.images[0].root.blob;
-    let url = bed.http(&bed.blob_path(&root));
+    let url = bed.http(&blob_path(&root));
     let to = bed.path("blob");
     must("curl", &["-sS", "-f", "-o", text(&to), &url]);
     assert!(fs::read(&to).unwrap() == bed.root);
@@ -71,7 +71,7 @@ fn blobs_by_curl_whole_in_parts_and_by_head() {
 fn answers_that_are_no_content() {
     let bed = Bed::new();
     let image = &bed.config.images[0];
-    let url = bed.http(&bed.blob_path(&image.kernel.digest));
+    let url = bed.http(&blob_path(&image.kernel.digest));
     let status = |arguments: &[&str]| {
         let all = [&["-sS", "-o", "/dev/null", "-w", "%{http_code}"], arguments].concat();
         must("curl", &all)
@@ -83,7 +83,7 @@ fn answers_that_are_no_content() {
     assert_eq!(status(&[&bed.http(&format!("/v1/blob/sha256/{}", "0".repeat(64)))]), "404");
     assert_eq!(status(&["--path-as-is", &bed.http("/v1/blob/sha256/../../config.json")]), "404");
     assert_eq!(status(&["-X", "PUT", &url]), "405");
-    let uki = bed.http(&format!("{}.efi", bed.blob_path(&image.uki.unwrap().digest)));
+    let uki = bed.http(&format!("{}.efi", blob_path(&image.uki.unwrap().digest)));
     assert!(must("curl", &["-sS", "-I", &uki]).to_lowercase().contains("content-type: application/efi"));
     assert_eq!(status(&[&bed.http("/v1/boot/snponly.efi")]), "200");
 }
@@ -93,7 +93,7 @@ fn a_blob_that_is_damaged_on_disk_is_not_served() {
     let bed = Bed::new();
     let kernel = bed.config.images[0].kernel.digest;
     fs::write(bed.config.blobs.join("sha256").join(kernel.hex()), "short").unwrap();
-    let answer = must("curl", &["-sS", "-w", "%{http_code}", &bed.http(&bed.blob_path(&kernel))]);
+    let answer = must("curl", &["-sS", "-w", "%{http_code}", &bed.http(&blob_path(&kernel))]);
     assert!(
         answer.contains("has 5 bytes instead of 100001; build the image again") && answer.ends_with("503"),
         "{answer}"
@@ -147,7 +147,7 @@ fn the_boot_script_names_what_the_farm_has() {
     let script = must("curl", &["-sS", "-f", &url]);
     assert!(script.starts_with("#!ipxe\n") && script.contains("BOOTIF=01-52-54-00-00-00-07"), "{script}");
     for blob in [bed.config.images[0].kernel, bed.config.images[0].initramfs, bed.config.images[0].farm_initramfs] {
-        assert!(script.contains(&bed.http(&bed.blob_path(&blob.digest))), "{script}");
+        assert!(script.contains(&bed.http(&blob_path(&blob.digest))), "{script}");
     }
     let stranger = must("curl", &["-sS", "-f", &bed.http("/v1/boot.ipxe?mac=52:54:00:00:00:99")]);
     assert!(stranger.contains("no Server or Machine") && stranger.contains("exit 1"), "{stranger}");

@@ -1,5 +1,8 @@
 //! The role as a process of its own, with the clients that people use: curl, tftp-hpa, atftp, nbdinfo, nbdcopy, qemu-img.
 
+#[cfg(test)]
 mod bed;
+#[cfg(test)]
 mod content;
+#[cfg(test)]
 mod nodes;

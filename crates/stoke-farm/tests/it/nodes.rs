@@ -9,7 +9,7 @@ use stoke_api::MacAddr;
 use stoke_api::node::{Event, Hello, Manifest, Mode, Orders, Phase, Report};
 use stoke_api::objects::UnknownClients;
 
-use crate::bed::{Bed, MAC, must, node, owner};
+use crate::bed::{Bed, MAC, blob_path, must, node, owner};
 
 const STRANGER: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 0x99]);
 
@@ -172,7 +172,7 @@ fn a_reboot_reaches_an_agent_that_waits_and_is_ordered_once() {
 #[test]
 fn a_reload_leaves_a_slow_transfer_alone() {
     let mut bed = Bed::new();
-    let url = bed.http(&bed.blob_path(&bed.config.images[0].root.blob));
+    let url = bed.http(&blob_path(&bed.config.images[0].root.blob));
     let to = bed.path("slow");
     let mut slow =
         Command::new("curl").args(["-sS", "-f", "--limit-rate", "2M", "-o"]).arg(&to).arg(&url).spawn().unwrap();
