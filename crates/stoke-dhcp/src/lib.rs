@@ -19,6 +19,7 @@
 
 pub mod journal;
 pub mod lease;
+mod reply;
 pub mod server;
 pub mod wire;
 
