@@ -13,14 +13,15 @@
 //! packet. Answers are asked for by broadcast, so that an ordinary UDP socket hears them before the interface has an
 //! address (RFC 2131, section 4.1).
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode, UnknownOption};
-use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
 use serde::{Deserialize, Serialize};
 use stoke_api::MacAddr;
 use stoke_api::node::{DHCP_OPTION_FARM, VENDOR_CLASS};
+
+use crate::dhcp_wire::{ACK, DISCOVER, Message, NAK, OFFER, REQUEST, code};
 
 /// First pause before a message is repeated. RFC 2131 says 4 s; on a link that has just come up the first message is
 /// often lost, and a machine that boots waits for us.
@@ -175,7 +176,7 @@ impl Client {
             return self.poll(now);
         }
         if offer.is_none() && pauses.due(now) {
-            return Action::Send(self.message(MessageType::Discover, now, |_| ()), Destination::Broadcast);
+            return Action::Send(self.message(DISCOVER, now, |_| ()), Destination::Broadcast);
         }
         let until = offer.as_ref().map(|(_, until)| *until);
         Action::WaitUntil(until.unwrap_or(pauses.next))
@@ -192,9 +193,9 @@ impl Client {
             return self.poll(now);
         }
         let (address, server) = (lease.address, lease.server);
-        let packet = self.message(MessageType::Request, now, |message| {
-            message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
-            message.opts_mut().insert(DhcpOption::ServerIdentifier(server));
+        let packet = self.message(REQUEST, now, |message| {
+            message.options.insert(code::REQUESTED_ADDRESS, address.octets().to_vec());
+            message.options.insert(code::SERVER, server.octets().to_vec());
         });
         Action::Send(packet, Destination::Broadcast)
     }
@@ -214,25 +215,20 @@ impl Client {
             if now < rebind { (rebind, Destination::Server(lease.server)) } else { (over, Destination::Broadcast) };
         *next = (now + ((limit - now) / 2).max(Duration::from_secs(2))).min(limit);
         let address = lease.address;
-        let packet = self.message(MessageType::Request, now, |message| {
-            message.set_ciaddr(address);
-        });
+        let packet = self.message(REQUEST, now, |message| message.client_address = address);
         Action::Send(packet, to)
     }
 
     /// Takes note of a packet. What is not for us, or cannot be read, changes nothing.
     pub(crate) fn heard(&mut self, packet: &[u8], now: Instant) {
-        let Ok(message) = Message::decode(&mut Decoder::new(packet)) else { return };
-        let ours = message.opcode() == Opcode::BootReply
-            && message.xid() == self.transaction
-            && message.chaddr().starts_with(&self.identity.mac.0);
-        if !ours {
-            return;
-        }
-        match message.opts().msg_type() {
-            Some(MessageType::Offer) => self.offered(&message, now),
-            Some(MessageType::Ack) => self.acknowledged(&message),
-            Some(MessageType::Nak) => self.refused(),
+        let ours = |message: &Message| {
+            message.reply && message.transaction == self.transaction && message.mac == self.identity.mac
+        };
+        let Some(message) = Message::decode(packet).filter(ours) else { return };
+        match message.kind() {
+            Some(OFFER) => self.offered(&message, now),
+            Some(ACK) => self.acknowledged(&message),
+            Some(NAK) => self.refused(),
             _ => (),
         }
     }
@@ -261,48 +257,44 @@ impl Client {
         }
     }
 
-    fn message(&self, kind: MessageType, now: Instant, rest: impl FnOnce(&mut Message)) -> Vec<u8> {
-        let mut message = Message::default();
+    fn message(&self, kind: u8, now: Instant, rest: impl FnOnce(&mut Message)) -> Vec<u8> {
         let elapsed = now.saturating_duration_since(self.began).as_secs();
-        message
-            .set_opcode(Opcode::BootRequest)
-            .set_htype(HType::Eth)
-            .set_xid(self.transaction)
-            .set_secs(u16::try_from(elapsed).unwrap_or(u16::MAX))
-            .set_flags(Flags::default().set_broadcast())
-            .set_chaddr(&self.identity.mac.0);
-        let options = message.opts_mut();
-        options.insert(DhcpOption::MessageType(kind));
-        options.insert(DhcpOption::ClassIdentifier(VENDOR_CLASS.as_bytes().to_vec()));
-        options.insert(DhcpOption::ParameterRequestList(wanted()));
+        let mut options = BTreeMap::from([
+            (code::MESSAGE_TYPE, vec![kind]),
+            (code::VENDOR_CLASS, VENDOR_CLASS.as_bytes().to_vec()),
+            (code::PARAMETERS, WANTED.to_vec()),
+        ]);
         if let Some(uuid) = self.identity.uuid {
             // RFC 4578, section 2.3: type 0, then the UUID.
-            options.insert(DhcpOption::ClientMachineIdentifier([&[0][..], &uuid].concat()));
+            options.insert(code::MACHINE, [&[0][..], &uuid].concat());
         }
+        let mut message = Message {
+            reply: false,
+            transaction: self.transaction,
+            seconds: u16::try_from(elapsed).unwrap_or(u16::MAX),
+            client_address: Ipv4Addr::UNSPECIFIED,
+            your_address: Ipv4Addr::UNSPECIFIED,
+            mac: self.identity.mac,
+            options,
+        };
         rest(&mut message);
-        let mut bytes = Vec::new();
-        // Encoding into memory fails only for options longer than the format holds, and ours are short.
-        let _ = message.encode(&mut Encoder::new(&mut bytes));
-        // RFC 1542, section 2.1: some relays drop what is shorter than a BOOTP message.
-        bytes.resize(bytes.len().max(300), 0);
-        bytes
+        message.encode()
     }
 }
 
-fn wanted() -> Vec<OptionCode> {
-    vec![
-        OptionCode::SubnetMask,
-        OptionCode::Router,
-        OptionCode::DomainNameServer,
-        OptionCode::Hostname,
-        OptionCode::DomainName,
-        OptionCode::RootPath,
-        OptionCode::InterfaceMtu,
-        OptionCode::Renewal,
-        OptionCode::Rebinding,
-        OptionCode::Unknown(DHCP_OPTION_FARM),
-    ]
-}
+/// What servers are asked for.
+const WANTED: [u8; 10] = [
+    code::SUBNET_MASK,
+    code::ROUTER,
+    code::DNS,
+    code::HOSTNAME,
+    code::DOMAIN,
+    code::ROOT_PATH,
+    code::MTU,
+    code::RENEW,
+    code::REBIND,
+    DHCP_OPTION_FARM,
+];
 
 fn seconds(count: u32) -> Duration {
     Duration::from_secs(count.into())
@@ -310,72 +302,29 @@ fn seconds(count: u32) -> Duration {
 
 /// Reads an OFFER or ACK. None if it gives no usable address.
 fn lease(message: &Message) -> Option<Lease> {
-    let options = message.opts();
-    let address = message.yiaddr();
-    let server = match options.get(OptionCode::ServerIdentifier) {
-        Some(DhcpOption::ServerIdentifier(server)) => *server,
-        _ => return None,
-    };
+    let address = message.your_address;
     if address.is_unspecified() || address.is_broadcast() || address.is_multicast() {
         return None;
     }
-    let prefix = match options.get(OptionCode::SubnetMask) {
-        Some(DhcpOption::SubnetMask(mask)) => u8::try_from(u32::from(*mask).leading_ones()).ok()?,
-        _ => 24,
-    };
-    let length = match options.get(OptionCode::AddressLeaseTime) {
-        Some(DhcpOption::AddressLeaseTime(length)) => (*length).max(SHORTEST_LEASE),
-        _ => 3600,
-    };
-    let renew = match options.get(OptionCode::Renewal) {
-        Some(DhcpOption::Renewal(renew)) if *renew > 0 && *renew < length => *renew,
-        _ => length / 2,
-    };
-    let rebind = match options.get(OptionCode::Rebinding) {
-        Some(DhcpOption::Rebinding(rebind)) if *rebind > renew && *rebind < length => *rebind,
-        _ => renew + (length - renew) * 3 / 4,
-    };
-    let words = |code| words(options.get(code));
+    let mask = message.address(code::SUBNET_MASK).unwrap_or(Ipv4Addr::new(255, 255, 255, 0));
+    let length = message.number(code::LEASE_TIME).unwrap_or(3600).max(SHORTEST_LEASE);
+    let renew = message.number(code::RENEW).filter(|renew| (1..length).contains(renew)).unwrap_or(length / 2);
+    let rebind = message.number(code::REBIND).filter(|rebind| (renew + 1..length).contains(rebind));
     Some(Lease {
         address,
-        prefix,
-        server,
-        router: addresses(options.get(OptionCode::Router)).first().copied(),
-        dns: addresses(options.get(OptionCode::DomainNameServer)).to_vec(),
-        domain: words(OptionCode::DomainName),
-        hostname: words(OptionCode::Hostname),
-        mtu: match options.get(OptionCode::InterfaceMtu) {
-            Some(DhcpOption::InterfaceMtu(mtu)) if *mtu >= 576 => Some(*mtu),
-            _ => None,
-        },
-        farm: words(OptionCode::Unknown(DHCP_OPTION_FARM)),
-        root_path: words(OptionCode::RootPath),
+        prefix: u8::try_from(u32::from(mask).leading_ones()).ok()?,
+        server: message.address(code::SERVER)?,
+        router: message.address(code::ROUTER),
+        dns: message.addresses(code::DNS),
+        domain: message.text(code::DOMAIN),
+        hostname: message.text(code::HOSTNAME),
+        mtu: message.short(code::MTU).filter(|mtu| *mtu >= 576),
+        farm: message.text(DHCP_OPTION_FARM),
+        root_path: message.text(code::ROOT_PATH),
         seconds: length,
         renew,
-        rebind,
+        rebind: rebind.unwrap_or(renew + (length - renew) / 4 * 3),
     })
-}
-
-fn addresses(option: Option<&DhcpOption>) -> &[Ipv4Addr] {
-    match option {
-        Some(DhcpOption::Router(list) | DhcpOption::DomainNameServer(list)) => list,
-        _ => &[],
-    }
-}
-
-/// The text of an option; some servers end it with a zero byte.
-fn words(option: Option<&DhcpOption>) -> Option<String> {
-    let text = match option? {
-        DhcpOption::DomainName(text) | DhcpOption::Hostname(text) | DhcpOption::RootPath(text) => text.clone(),
-        DhcpOption::Unknown(unknown) => text_of(unknown)?,
-        _ => return None,
-    };
-    let text = text.trim_end_matches('\0').trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn text_of(option: &UnknownOption) -> Option<String> {
-    String::from_utf8(option.data().to_vec()).ok()
 }
 
 #[cfg(test)]
@@ -391,34 +340,33 @@ mod tests {
         Client::start(Identity { mac: MAC, uuid: Some([7; 16]) }, 42, false, now)
     }
 
-    fn reply(kind: MessageType, farm: Option<&str>) -> Vec<u8> {
-        let mut message = Message::default();
-        message.set_opcode(Opcode::BootReply).set_xid(42).set_chaddr(&MAC.0).set_yiaddr(ADDRESS);
-        let options = message.opts_mut();
-        options.insert(DhcpOption::MessageType(kind));
-        options.insert(DhcpOption::ServerIdentifier(SERVER));
-        options.insert(DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 252, 0)));
-        options.insert(DhcpOption::AddressLeaseTime(600));
-        options.insert(DhcpOption::Router(vec![SERVER]));
+    fn reply(kind: u8, farm: Option<&str>) -> Message {
+        let mut options = BTreeMap::from([
+            (code::MESSAGE_TYPE, vec![kind]),
+            (code::SERVER, SERVER.octets().to_vec()),
+            (code::SUBNET_MASK, vec![255, 255, 252, 0]),
+            (code::LEASE_TIME, 600_u32.to_be_bytes().to_vec()),
+            (code::ROUTER, SERVER.octets().to_vec()),
+        ]);
         if let Some(farm) = farm {
-            let code = OptionCode::Unknown(DHCP_OPTION_FARM);
-            options.insert(DhcpOption::Unknown(UnknownOption::new(code, farm.as_bytes().to_vec())));
+            options.insert(DHCP_OPTION_FARM, farm.as_bytes().to_vec());
         }
-        message.to_vec().unwrap()
+        let client_address = Ipv4Addr::UNSPECIFIED;
+        Message { reply: true, transaction: 42, seconds: 0, client_address, your_address: ADDRESS, mac: MAC, options }
     }
 
     fn sent(action: Action) -> (Message, Destination) {
         let Action::Send(bytes, to) = action else { panic!("{action:?}") };
         assert!(bytes.len() >= 300);
-        (Message::decode(&mut Decoder::new(&bytes)).unwrap(), to)
+        (Message::decode(&bytes).unwrap(), to)
     }
 
     /// Through to the lease; returns when it was given.
     fn bound(client: &mut Client, now: Instant) -> Lease {
         sent(client.poll(now));
-        client.heard(&reply(MessageType::Offer, Some("https://farm")), now);
+        client.heard(&reply(OFFER, Some("https://farm")).encode(), now);
         sent(client.poll(now));
-        client.heard(&reply(MessageType::Ack, Some("https://farm")), now);
+        client.heard(&reply(ACK, Some("https://farm")).encode(), now);
         let Action::Bound(lease) = client.poll(now) else { panic!("not bound") };
         *lease
     }
@@ -428,18 +376,9 @@ mod tests {
         let now = Instant::now();
         let (message, to) = sent(client(now).poll(now));
         assert_eq!(to, Destination::Broadcast);
-        assert!(message.flags().broadcast());
-        let options = message.opts();
-        assert_eq!(
-            options.get(OptionCode::ClassIdentifier),
-            Some(&DhcpOption::ClassIdentifier(b"stokehold-init".to_vec()))
-        );
-        let machine = [&[0][..], &[7; 16]].concat();
-        assert_eq!(
-            options.get(OptionCode::ClientMachineIdentifier),
-            Some(&DhcpOption::ClientMachineIdentifier(machine))
-        );
-        assert!(!options.contains(OptionCode::ClientIdentifier));
+        assert_eq!(message.text(code::VENDOR_CLASS).as_deref(), Some("stokehold-init"));
+        assert_eq!(message.options.get(&code::MACHINE), Some(&[&[0][..], &[7; 16]].concat()));
+        assert!(!message.options.contains_key(&61));
     }
 
     #[test]
@@ -456,11 +395,11 @@ mod tests {
         let now = Instant::now();
         let mut client = client(now);
         sent(client.poll(now));
-        client.heard(&reply(MessageType::Offer, None), now);
+        client.heard(&reply(OFFER, None).encode(), now);
         assert_eq!(client.poll(now), Action::WaitUntil(now + BETTER_OFFER));
-        client.heard(&reply(MessageType::Offer, Some("https://farm")), now);
+        client.heard(&reply(OFFER, Some("https://farm")).encode(), now);
         let (request, _) = sent(client.poll(now));
-        assert_eq!(request.opts().msg_type(), Some(MessageType::Request));
+        assert_eq!(request.kind(), Some(REQUEST));
     }
 
     #[test]
@@ -484,14 +423,14 @@ mod tests {
         bound(&mut client, begin);
         assert_eq!(client.poll(begin), Action::WaitUntil(begin + seconds(300)));
         let (renewal, to) = sent(client.poll(begin + seconds(300)));
-        assert_eq!((to, renewal.ciaddr()), (Destination::Server(SERVER), ADDRESS));
-        assert!(!renewal.opts().contains(OptionCode::RequestedIpAddress));
+        assert_eq!((to, renewal.client_address), (Destination::Server(SERVER), ADDRESS));
+        assert!(!renewal.options.contains_key(&code::REQUESTED_ADDRESS));
         assert_eq!(sent(client.poll(begin + seconds(530))).1, Destination::Broadcast);
-        client.heard(&reply(MessageType::Ack, None), begin + seconds(531));
+        client.heard(&reply(ACK, None).encode(), begin + seconds(531));
         assert!(matches!(client.poll(begin + seconds(531)), Action::Bound(_)));
         assert_eq!(client.poll(begin + seconds(540)), Action::WaitUntil(begin + seconds(831)));
         assert_eq!(client.poll(begin + seconds(2000)), Action::Lost);
-        assert_eq!(sent(client.poll(begin + seconds(2000))).0.opts().msg_type(), Some(MessageType::Discover));
+        assert_eq!(sent(client.poll(begin + seconds(2000))).0.kind(), Some(DISCOVER));
     }
 
     #[test]
@@ -499,13 +438,11 @@ mod tests {
         let now = Instant::now();
         let mut client = client(now);
         sent(client.poll(now));
-        let mut foreign = Message::decode(&mut Decoder::new(&reply(MessageType::Offer, Some("x")))).unwrap();
-        foreign.set_xid(43);
-        client.heard(&foreign.to_vec().unwrap(), now);
+        client.heard(&Message { transaction: 43, ..reply(OFFER, Some("x")) }.encode(), now);
         assert!(matches!(client.poll(now), Action::WaitUntil(_)));
-        client.heard(&reply(MessageType::Offer, Some("x")), now);
+        client.heard(&reply(OFFER, Some("x")).encode(), now);
         sent(client.poll(now));
-        client.heard(&reply(MessageType::Nak, None), now);
+        client.heard(&reply(NAK, None).encode(), now);
         assert_eq!(client.poll(now), Action::Lost);
     }
 

@@ -13,6 +13,7 @@ mod clock;
 mod cmdline;
 mod configure;
 mod dhcp;
+mod dhcp_wire;
 mod farm;
 mod handoff;
 mod hostkey;

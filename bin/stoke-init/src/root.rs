@@ -103,7 +103,7 @@ pub(crate) fn attach(
     match verified(&source.path(), root) {
         Ok(mapped) => Ok(Attached { mapped, source }),
         Err(error) => {
-            let error = error.context(format!("the root {} ({})", root.blob, source.mode()));
+            let error = error.context(format!("root by {}", source.mode()));
             let error = verity::explain(error, &root.blob);
             source.give_back();
             Err(error)

@@ -37,7 +37,7 @@ pub(crate) fn explain(error: Error, root: &Digest) -> Error {
     if !found_corruption() {
         return error;
     }
-    error.context(format!("dm-verity: the root {root} is corrupted where it is served"))
+    error.context(format!("dm-verity: the root {root} is corrupted"))
 }
 
 /// Whether anything that was read did not have the hash that it should have.
