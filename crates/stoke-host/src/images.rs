@@ -77,6 +77,11 @@ impl Images {
         &self.parts
     }
 
+    /// Why parts could not be made.
+    pub fn failures(&self) -> BTreeMap<PartsKey, String> {
+        self.failed.iter().map(|(key, (_, why))| (key.clone(), why.clone())).collect()
+    }
+
     /// Reads the versions from the image store: newest first, but first of all the one that was built last (it may be an
     /// older one, whose inputs are wanted again).
     fn refresh(&mut self) -> anyhow::Result<()> {

@@ -328,7 +328,12 @@ impl Process {
         Ok(record.write(&self.files)?)
     }
 
+    /// A hypervisor whose `stoke-vm` was killed while its machine was taken away has nobody else who would end it.
     fn remove_folder(&self) {
+        for hypervisor in process::hypervisors(&self.files.folder) {
+            tracing::warn!(pid = hypervisor.pid, "ending a hypervisor that nobody owns");
+            hypervisor.signal(rustix::process::Signal::TERM);
+        }
         match std::fs::remove_dir_all(&self.files.folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!("cannot remove {}: {error}", self.files.folder.display());

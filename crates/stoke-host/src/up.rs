@@ -197,6 +197,7 @@ impl Host {
         self.environment.now_ms = now_ms();
         self.environment.images.clone_from(self.images.known());
         self.environment.farm_parts.clone_from(self.images.parts());
+        self.environment.farm_part_failures = self.images.failures();
         Ok(Observed {
             objects: self.store.list()?,
             workloads: self.supervisor.observed(),

@@ -23,17 +23,22 @@ pub fn check(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
     }
     let mut by_age: Vec<_> = objects.iter().collect();
     by_age.sort_by_key(|object| age(object));
-    // LANs before farms before machines: what is claimed on a LAN is looked up in the LAN.
-    for kind in Kind::ALL {
-        by_age.iter().filter(|object| object.kind() == kind).for_each(|object| findings.object(object));
+    for object in by_age {
+        findings.object(object);
     }
     findings.problems
 }
 
-/// Oldest first; objects that the store has not seen yet come last.
-fn age(object: &AnyObject) -> (bool, Option<String>, ObjectRef) {
+/// LANs, farms, then all machines, whose claims are looked up in these; oldest first, and objects that the store has not
+/// seen yet come last.
+fn age(object: &AnyObject) -> (u8, bool, Option<String>, ObjectRef) {
+    let rank = match object.kind() {
+        Kind::Image | Kind::Lan => 0,
+        Kind::Farm => 1,
+        Kind::Server | Kind::Machine => 2,
+    };
     let created = object.metadata().creation_timestamp.clone();
-    (created.is_none(), created, object.reference())
+    (rank, created.is_none(), created, object.reference())
 }
 
 #[derive(Default)]

@@ -182,9 +182,7 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     let workload = workload_name(reference);
     view.started(&workload)?;
     let images = images(view, reference, farm);
-    let Some(newest) = images.first() else {
-        return Err(Waiting::new("MakingParts", "the farm's own boot files are being made"));
-    };
+    let newest = images.first().ok_or_else(|| parts_missing(view, reference, farm))?;
     match view.farm_report(&workload) {
         Some(report) if report.ready => {}
         Some(report) => {
@@ -195,6 +193,15 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     }
     told_of(view, &workload, newest)?;
     Ok(("Serving", format!("hands out {}", newest.digest)))
+}
+
+fn parts_missing(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Waiting {
+    let failures = &view.environment().farm_part_failures;
+    let newest = versions(view, reference, farm).ok().and_then(|versions| versions.first());
+    match newest.and_then(|version| failures.get(&(key(reference), version.digest))) {
+        Some(failure) => Waiting::new("Failed", format!("cannot make the farm's own boot files: {failure}")),
+        None => Waiting::new("MakingParts", "the farm's own boot files are being made"),
+    }
 }
 
 /// Whether the farm's process has the newest version: only then may a machine boot that needs it.

@@ -58,6 +58,8 @@ pub struct Environment {
     pub images: BTreeMap<String, KnownImage>,
     /// Each farm's own parts, by `NAMESPACE/NAME` of the farm and image version.
     pub farm_parts: BTreeMap<(String, Digest), FarmParts>,
+    /// Why parts could not be made, by the same key.
+    pub farm_part_failures: BTreeMap<(String, Digest), String>,
 }
 
 /// Ports of a farm.

@@ -442,6 +442,15 @@ fn an_older_object_keeps_what_a_newer_one_wants_too() {
 }
 
 #[test]
+fn a_machine_that_runs_keeps_its_mac_from_a_server_that_is_added() {
+    let mut old = node_1();
+    old.metadata_mut().creation_timestamp = Some("2026-01-01T00:00:00Z".into());
+    let found = check(&[image(), lan(), farm(), server("new", "52:54:00:00:00:01", "10.10.0.9"), old]);
+    let found: Vec<_> = found.iter().map(|(object, problem)| format!("{object} {}", problem.field)).collect();
+    assert_eq!(found, ["server/new spec.macs[0]"]);
+}
+
+#[test]
 fn derived_names_stay_the_same() {
     let lab = reference(Kind::Lan, "lab");
     let names = [
