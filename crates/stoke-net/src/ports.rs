@@ -192,6 +192,7 @@ fn create_tap(label: &Label) -> Result<(OwnedFd, LinkName), KernelError> {
         match stoke_sys::tap::create(name.as_str()) {
             // Somebody has this name: the machine's earlier process, or one whose name has the same hash.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(KernelError::TapClosed(error)),
             Err(error) => return Err(failed(error)),
             Ok(device) => return Ok((device, name)),
         }

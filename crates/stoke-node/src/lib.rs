@@ -14,6 +14,7 @@
 mod apply;
 mod config;
 pub mod egress;
+mod holder;
 mod lans;
 mod metrics;
 pub mod namespaces;

@@ -2,7 +2,8 @@
 //!
 //! `RUN/ns` is a symbolic link to `/proc/PID/ns` of a living member, `RUN/ns.inode` holds the network namespace's inode
 //! and the boot in which it is valid. A namespace outlives the process that made it as long as another member lives: the
-//! node agent that comes back looks for one, and joins. Everything here must be called while the process has one thread:
+//! node agent that comes back looks for one, and joins. One does nothing but stay (the holder), so that all others may die
+//! at once. Everything here must be called while the process has one thread:
 //! a user namespace cannot be joined by one thread alone (user_namespaces(7)).
 
 use std::fs::File;
@@ -15,6 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use stoke_net::kernel::{HostNamespace, KernelError, KernelLinks};
+
+use crate::holder;
 
 /// Name of the link in the run folder.
 pub const LINK: &str = "ns";
@@ -68,7 +71,21 @@ pub fn prepare(run_dir: &Path) -> Result<(), NamespaceError> {
     }
     let mut links = KernelLinks::open(None).map_err(NamespaceError::Network)?;
     links.loopback_up().map_err(NamespaceError::Loopback)?;
-    announce(run_dir)
+    announce(run_dir)?;
+    hold(run_dir)
+}
+
+/// Sees to it that a holder lives.
+fn hold(run_dir: &Path) -> Result<(), NamespaceError> {
+    if recorded(run_dir).is_some_and(|inode| living_holder(run_dir, inode).is_some()) {
+        return Ok(());
+    }
+    holder::start(run_dir, &run_dir.join(RECORD)).map_err(|error| NamespaceError::File(holder::file(run_dir), error))
+}
+
+/// The holder, if the process with its id is in the namespace.
+fn living_holder(run_dir: &Path, inode: u64) -> Option<u32> {
+    holder::pid(run_dir).filter(|pid| is_inode(&folder_of(*pid).join("net"), inode))
 }
 
 /// Takes the calling process into the namespaces in `dir`: `RUN/ns`, or `/proc/PID/ns` of a member. If the process that
@@ -105,7 +122,9 @@ impl Member {
 /// A living member of the recorded network namespace.
 fn find_member(run_dir: &Path) -> Option<Member> {
     let inode = recorded(run_dir)?;
-    let folders = announced(run_dir).into_iter().chain(workloads(run_dir)).chain(all_processes());
+    let holder = living_holder(run_dir, inode).map(folder_of);
+    let likely = holder.into_iter().chain(announced(run_dir)).chain(workloads(run_dir));
+    let folders = likely.chain(all_processes());
     let member = folders.into_iter().find(|folder| is_inode(&folder.join("net"), inode));
     member.as_deref().map(Member::in_folder).or_else(|| held_by_pasta(run_dir, inode))
 }
@@ -211,10 +230,20 @@ fn announce(run_dir: &Path) -> Result<(), NamespaceError> {
     std::fs::rename(&staged, &link).map_err(at(&link))
 }
 
-/// Forgets the namespaces: for who has removed all that was in them.
+/// Whether the network namespace belongs to the user namespace of this process, as one of root's does: only then can
+/// interfaces of the host be in it.
+pub(crate) fn is_of_root(run_dir: &Path) -> bool {
+    let own = std::fs::metadata("/proc/self/ns/user").map(|found| found.ino());
+    let user = find_member(run_dir).and_then(|member| member.user);
+    user.is_none_or(|user| own.is_ok_and(|own| is_inode(&user, own)))
+}
+
+/// Ends the holder and forgets the namespaces: for who has removed all that was in them.
 pub(crate) fn forget(run_dir: &Path) -> io::Result<()> {
-    for name in [LINK, RECORD] {
-        match std::fs::remove_file(run_dir.join(name)) {
+    let holder = recorded(run_dir).and_then(|inode| living_holder(run_dir, inode));
+    holder.map_or(Ok(()), holder::end)?;
+    for file in [run_dir.join(LINK), run_dir.join(RECORD), holder::file(run_dir)] {
+        match std::fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }

@@ -9,15 +9,15 @@ use stoke_net::{Installation, Links, plan};
 use crate::namespaces;
 
 /// Removes all that is the installation's from its namespace, if anybody keeps it, and gives uplinks back to the host: for
-/// when no agent runs that could be told `POST /teardown`. As an ordinary user there is nothing to do: nothing of the host
-/// was taken, and a namespace goes with its last process.
+/// when no agent runs that could be told `POST /teardown`, and after it was. Ends the holder. As an ordinary user that is
+/// all there is to do: nothing of the host was taken, and a namespace goes with its last process.
 ///
 /// # Errors
 /// All that could not be removed.
 pub fn teardown(run_dir: &Path, installation: &str) -> Result<(), Vec<String>> {
     let installation: Installation = installation.parse().map_err(|error| vec![format!("{error}")])?;
     let mut errors = Vec::new();
-    if rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() && namespaces::is_of_root(run_dir) {
         let run_dir = run_dir.to_owned();
         // A thread of its own: it is the one that changes its network namespace.
         let inside = std::thread::spawn(move || from_inside(&run_dir, &installation));

@@ -47,6 +47,9 @@ pub enum KernelError {
     /// No free name was found for a port.
     #[error("cannot create a TAP device for {0}")]
     Tap(String, #[source] io::Error),
+    /// The device of all TAPs is closed to us.
+    #[error("cannot open /dev/net/tun; on other hosts udev opens it to all users: as root, chmod 0666 /dev/net/tun")]
+    TapClosed(#[source] io::Error),
     /// Uplinks cannot be moved.
     #[error("the host's interfaces cannot be moved: its namespace is not at hand")]
     NoHost,

@@ -134,6 +134,15 @@ impl Agent {
         last.wait().unwrap();
     }
 
+    /// Kills the holder and its `sleep`.
+    pub(crate) fn kill_the_holder(&self) {
+        let pid = std::fs::read_to_string(self.path("holder.pid")).unwrap();
+        let status = Command::new("kill").args(["-9", "--", &format!("-{}", pid.trim())]).status().unwrap();
+        assert!(status.success());
+        let gone = || std::fs::metadata(format!("/proc/{}/ns/net", pid.trim())).is_err();
+        until("the holder is dead", gone);
+    }
+
     /// A process inside, as a router is.
     pub(crate) fn add_member(&mut self) {
         let run_dir = self.folder.path().display().to_string();
@@ -194,6 +203,8 @@ impl Drop for Agent {
             let _ = process.kill();
             let _ = process.wait();
         }
+        let ended = stoke_node::teardown(self.folder.path(), "0a1b2c3d");
+        assert!(ended.is_ok() || std::thread::panicking(), "{ended:?}");
     }
 }
 
