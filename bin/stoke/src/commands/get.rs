@@ -251,7 +251,7 @@ async fn follow(
     let mut watch = client.watch().await?;
     while let Some(event) = watch.next().await? {
         let reference = event.object.reference();
-        let known = shown.get(&reference).is_some_and(|old| is_same(old, &event.object)) && is_there(&event);
+        let known = shown.get(&reference).is_some_and(|old| is_same(old, &event.object, wide)) && is_there(&event);
         if !wanted.has(&event.object) || known {
             continue;
         }
@@ -282,7 +282,7 @@ fn is_there(event: &WatchEvent) -> bool {
 }
 
 /// Whether a table would show the same, but for the age.
-fn is_same(old: &AnyObject, new: &AnyObject) -> bool {
+fn is_same(old: &AnyObject, new: &AnyObject, wide: bool) -> bool {
     let now = jiff::Timestamp::UNIX_EPOCH;
-    row(old, true, true, now) == row(new, true, true, now)
+    row(old, wide, true, now) == row(new, wide, true, now)
 }

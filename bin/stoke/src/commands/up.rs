@@ -13,6 +13,7 @@ use stoke_api::control::{Applied, AppliedFile, Change, WatchEvent};
 use stoke_api::load;
 use stoke_api::meta::Truth;
 use stoke_api::{AnyObject, Kind, ObjectRef};
+use tokio::task::JoinError;
 
 use super::get::ready_condition;
 use super::plan::mark;
@@ -54,18 +55,18 @@ async fn live(folders: &Folders, client: Client, mut files: Watched) -> anyhow::
     let options = stoke_host::up::UpOptions { state: folders.state.clone(), run: folders.run.clone() };
     let mut host = tokio::spawn(stoke_host::up::up(options));
     let watch = tokio::select! {
-        ended = &mut host => return finished(ended),
+        ended = &mut host => return finished(folders, ended),
         ready = begin(&client, &mut files) => ready?,
     };
     tokio::select! {
-        ended = &mut host => finished(ended),
+        ended = &mut host => finished(folders, ended),
         told = tell(watch, began) => {
             told?;
-            finished(host.await)
+            finished(folders, host.await)
         }
         told = follow(&client, files) => {
             told?;
-            finished(host.await)
+            finished(folders, host.await)
         }
     }
 }
@@ -81,9 +82,13 @@ async fn begin(client: &Client, files: &mut Watched) -> anyhow::Result<Watch> {
     client.watch().await
 }
 
-fn finished(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<ExitCode> {
+fn finished(folders: &Folders, ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<ExitCode> {
     ended.context("the installation failed")??;
-    output::print("\nstopped; machines keep running and are found by the next stoke up\nend them with: stoke down\n")?;
+    output::print(if folders.workloads().exists() {
+        "\nstopped; machines keep running and are found by the next stoke up\nend them with: stoke down\n"
+    } else {
+        "\neverything was ended by stoke down\n"
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

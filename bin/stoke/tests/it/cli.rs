@@ -1,47 +1,10 @@
 //! The program as people use it: what it prints, where, and with which exit code. Needs neither root nor a network.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use insta::assert_snapshot;
 
-/// A state folder of its own, so that no installation of this host has a part in a test.
-struct Stoke {
-    state: tempfile::TempDir,
-}
-
-impl Stoke {
-    fn new() -> Self {
-        Self { state: tempfile::tempdir().unwrap() }
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stoke"));
-        command.env("STOKE_STATE", self.state.path()).env_remove("NO_COLOR").stdin(Stdio::null());
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
-    }
-
-    /// Exit code, standard output and standard error, with the state folder's name replaced.
-    fn told(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let text =
-            |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&self.state.path().display().to_string(), "STATE");
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        format!("exit {}\n--- stdout\n{stdout}--- stderr\n{stderr}", output.status.code().unwrap_or(-1))
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.state.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
+use crate::stoke::Stoke;
 
 #[test]
 fn help_is_for_people() {

@@ -1,0 +1,8 @@
+//! The program `stoke`, run as people run it.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends where it cannot go on")]
+
+mod cli;
+mod console;
+mod installation;
+mod stoke;
