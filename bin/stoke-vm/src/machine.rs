@@ -17,21 +17,22 @@
 //! Level, not edge: after everything that happens, [`Machine::approach`] compares what is with what is wanted and takes
 //! one step. A start tries to adopt first, so a machine that runs is never started twice, whoever started it.
 
-use std::process::ExitStatus;
-use std::sync::PoisonError;
+mod describe;
+mod events;
+
 use std::time::Duration;
 
 use stoke_api::objects::{Power, RunStrategy};
-use stoke_api::report::VmReport;
 use stoke_api::workload::{FirmwareKind, VmConfig};
 use stoke_vmm::qmp::Event;
-use stoke_vmm::spec::{VmFiles, VmSpec};
+use stoke_vmm::spec::VmFiles;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::console::Console;
 use crate::hypervisor::{Happening, Hypervisor};
+use crate::metrics::Metrics;
 use crate::record::Memory;
 use crate::vm::SharedReport;
 
@@ -94,6 +95,7 @@ pub(crate) struct Machine {
     failures: u32,
     last_words: Option<Event>,
     boot_retry: BootRetry,
+    metrics: Metrics,
 }
 
 /// What is done about firmware that found nothing to boot from.
@@ -118,6 +120,7 @@ impl Machine {
         console: Console,
         report: SharedReport,
         shutdown: CancellationToken,
+        metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let mut memory = Memory::open(&files.record())?;
         if !memory.existed() {
@@ -139,6 +142,7 @@ impl Machine {
             failures: 0,
             last_words: None,
             boot_retry: BootRetry::None,
+            metrics,
         })
     }
 
@@ -224,6 +228,7 @@ impl Machine {
         }
         match Hypervisor::start(&config, &self.files, &mut self.memory).await {
             Ok(hypervisor) => {
+                self.metrics.starts.inc();
                 // Whoever starts has rebooted.
                 self.remember(|record| record.reboots = record.reboots.max(config.reboots_requested));
                 self.run_with(hypervisor, false).await;
@@ -244,6 +249,7 @@ impl Machine {
     fn fail(&mut self, error: &anyhow::Error) {
         let pause = BACK_OFF.0.saturating_mul(1 << self.failures.min(10)).min(BACK_OFF.1);
         self.failures += 1;
+        self.metrics.failures.inc();
         let failure = format!("{error:#}");
         tracing::warn!(failure, next_try_in_ms = pause.as_millis(), "the machine does not run");
         self.failure = Some(failure);
@@ -350,69 +356,6 @@ impl Machine {
         }
     }
 
-    async fn heard(&mut self, event: Event) {
-        tracing::info!(event = event.name, reason = event.reason(), by_guest = event.by_guest(), "machine");
-        match event.name.as_str() {
-            "SHUTDOWN" => self.last_words = Some(event),
-            "RESET" => self.came_back(),
-            "STOP" | "RESUME" => self.refresh_status().await,
-            _ => {}
-        }
-    }
-
-    /// A guest that was to be rebooted did it by itself, or was reset.
-    fn came_back(&mut self) {
-        self.console.guest_reset();
-        self.boot_retry = BootRetry::None;
-        self.state = match std::mem::replace(&mut self.state, State::Off) {
-            State::Stopping(hypervisor, Goal::Restart, _) => {
-                self.count_reboot();
-                State::Running(hypervisor)
-            }
-            other => other,
-        };
-    }
-
-    fn ended(&mut self, status: Option<ExitStatus>) {
-        self.console.guest_ended();
-        "shutdown".clone_into(&mut self.status);
-        match std::mem::replace(&mut self.state, State::Off) {
-            State::Stopping(_, goal, _) => {
-                tracing::info!(?goal, "the machine is off");
-                if goal == Goal::Restart {
-                    self.count_reboot();
-                }
-            }
-            State::Running(hypervisor) => self.ended_by_itself(&hypervisor, status),
-            State::Off | State::Failed { .. } => {}
-        }
-    }
-
-    fn ended_by_itself(&mut self, hypervisor: &Hypervisor, status: Option<ExitStatus>) {
-        let asked = self.last_words.take().is_some();
-        tracing::info!(asked, ?status, "the machine ended by itself");
-        self.remember(|record| record.ended = true);
-        let started = Duration::from_millis(hypervisor.started_with().at_ms);
-        let ran = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(started);
-        if ran >= STABLE {
-            self.failures = 0;
-        }
-        if !self.wanted() {
-            self.failure = (!asked).then(|| hypervisor.obituary().to_string());
-        } else if asked && ran >= STABLE {
-            self.state = State::Off;
-        } else if asked {
-            self.fail(&anyhow::anyhow!("the guest switched itself off {} s after its start", ran.as_secs()));
-        } else {
-            self.fail(&hypervisor.obituary());
-        }
-    }
-
-    fn count_reboot(&mut self) {
-        let requested = self.config.borrow().reboots_requested;
-        self.remember(|record| record.reboots = requested);
-    }
-
     async fn refresh_status(&mut self) {
         if let State::Running(hypervisor) | State::Stopping(hypervisor, _, _) = &self.state {
             self.status = hypervisor.status().await.unwrap_or_else(|_| "unknown".to_owned());
@@ -423,45 +366,6 @@ impl Machine {
         if let Err(error) = self.memory.change(change) {
             tracing::error!(error = format!("{error:#}"), "cannot write what is to be remembered of the machine");
         }
-    }
-
-    fn publish(&self) {
-        let report = self.describe();
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
-    }
-
-    fn describe(&self) -> VmReport {
-        let reboots = self.memory.record().reboots;
-        let off = VmReport { power: Power::Off, state: self.status.clone(), reboots, ..VmReport::default() };
-        match &self.state {
-            State::Off | State::Failed { .. } => VmReport { failure: self.failure.clone(), ..off },
-            State::Running(hypervisor) | State::Stopping(hypervisor, _, _) => {
-                let start = hypervisor.started_with();
-                VmReport {
-                    power: Power::On,
-                    pid: Some(hypervisor.pid()),
-                    accelerator: start.accelerator.to_string(),
-                    accelerator_reason: start.reason.clone(),
-                    started_ms: Some(start.at_ms),
-                    links: start.links.clone(),
-                    failure: self.trouble(&start.spec),
-                    ..off
-                }
-            }
-        }
-    }
-
-    /// What is not as wanted of a machine that runs.
-    fn trouble(&self, runs_with: &VmSpec) -> Option<String> {
-        if self.status == "internal-error" {
-            return Some("the guest stopped at an instruction that this host cannot run: reboot it".to_owned());
-        }
-        if self.boot_retry != BootRetry::None {
-            return Some("the firmware found nothing to boot from and tries again: is the farm ready?".to_owned());
-        }
-        let pending = runs_with.differences(&VmSpec::of(&self.config.borrow()));
-        let pending = (!pending.is_empty()).then(|| pending.join(", "));
-        pending.map(|what| format!("{what} will change at the next start: reboot the machine"))
     }
 }
 

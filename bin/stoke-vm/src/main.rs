@@ -13,6 +13,7 @@ mod console;
 mod hypervisor;
 mod log;
 mod machine;
+mod metrics;
 mod orphans;
 mod ports;
 mod record;

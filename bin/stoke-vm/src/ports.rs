@@ -35,7 +35,7 @@ pub(crate) async fn open(config: &VmConfig) -> anyhow::Result<Vec<Port>> {
 }
 
 fn ask(socket: &Path, port: &PortRequest) -> anyhow::Result<Port> {
-    let (descriptor, PortReply { link, mtu, .. }) =
-        request(socket, port).with_context(|| format!("no port on {}: is `stoke serve node` running?", port.lan))?;
+    let (descriptor, PortReply { link, mtu }) =
+        request(socket, port).with_context(|| format!("no port on {}", port.lan))?;
     Ok(Port { descriptor, link, mtu })
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, ensure};
 use axum::Router;
 use axum::routing::get;
+use prometheus_client::registry::Registry;
 use stoke_api::report::{Report, VmReport};
 use stoke_api::workload::VmConfig;
 use stoke_daemon::{Launch, Role};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::console::Console;
 use crate::log::ConsoleLog;
 use crate::machine::Machine;
+use crate::metrics::Metrics;
 
 /// What the machine's owner last said of it.
 pub(crate) type SharedReport = Arc<Mutex<VmReport>>;
@@ -25,6 +27,7 @@ pub(crate) struct Vm {
     config: watch::Sender<VmConfig>,
     report: SharedReport,
     log: ConsoleLog,
+    metrics: Registry,
     owner: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -53,9 +56,11 @@ impl Vm {
         let console = Console::serve(&files, log.clone())?;
         let report = SharedReport::default();
         let (sender, receiver) = watch::channel(config);
-        let machine = Machine::new(receiver, files, console, Arc::clone(&report), shutdown)?;
+        let metrics = Metrics::default();
+        let registry = metrics.registry();
+        let machine = Machine::new(receiver, files, console, Arc::clone(&report), shutdown, metrics)?;
         let owner = Mutex::new(Some(tokio::spawn(machine.run())));
-        Ok(Arc::new(Self { config: sender, report, log, owner }))
+        Ok(Arc::new(Self { config: sender, report, log, metrics: registry, owner }))
     }
 
     fn report(&self) -> VmReport {
@@ -84,6 +89,10 @@ impl Role for Vm {
         );
         self.config.send_replace(config);
         Ok(())
+    }
+
+    fn metrics(&self) -> Option<&Registry> {
+        Some(&self.metrics)
     }
 
     fn routes(self: Arc<Self>) -> Router {

@@ -49,3 +49,12 @@ fn the_history_is_on_the_admin_socket_too() {
     world.view().until_seen("SeaBIOS");
     assert!(world.ask("GET", "/console-log").unwrap().contains("SeaBIOS"));
 }
+
+#[test]
+fn metrics_are_on_the_admin_socket() {
+    let mut world = World::new();
+    world.start();
+    world.until_running();
+    let metrics = world.ask("GET", "/metrics").unwrap();
+    assert!(metrics.contains("stoke_vm_on 1") && metrics.contains("stoke_vm_starts_total 1"), "{metrics}");
+}

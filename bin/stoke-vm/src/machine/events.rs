@@ -1,0 +1,75 @@
+//! What a machine did by itself: events of its QEMU, and its end.
+
+use std::process::ExitStatus;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::anyhow;
+use stoke_vmm::qmp::Event;
+
+use super::{BootRetry, Goal, Machine, STABLE, State};
+use crate::hypervisor::Hypervisor;
+
+impl Machine {
+    pub(super) async fn heard(&mut self, event: Event) {
+        tracing::info!(event = event.name, reason = event.reason(), by_guest = event.by_guest(), "machine");
+        match event.name.as_str() {
+            "SHUTDOWN" => self.last_words = Some(event),
+            "RESET" => self.came_back(),
+            "STOP" | "RESUME" => self.refresh_status().await,
+            _ => {}
+        }
+    }
+
+    /// A guest that was to be rebooted did it by itself, or was reset.
+    fn came_back(&mut self) {
+        self.console.guest_reset();
+        self.boot_retry = BootRetry::None;
+        self.state = match std::mem::replace(&mut self.state, State::Off) {
+            State::Stopping(hypervisor, Goal::Restart, _) => {
+                self.count_reboot();
+                State::Running(hypervisor)
+            }
+            other => other,
+        };
+    }
+
+    pub(super) fn ended(&mut self, status: Option<ExitStatus>) {
+        self.console.guest_ended();
+        "shutdown".clone_into(&mut self.status);
+        match std::mem::replace(&mut self.state, State::Off) {
+            State::Stopping(_, goal, _) => {
+                tracing::info!(?goal, "the machine is off");
+                if goal == Goal::Restart {
+                    self.count_reboot();
+                }
+            }
+            State::Running(hypervisor) => self.ended_by_itself(&hypervisor, status),
+            State::Off | State::Failed { .. } => {}
+        }
+    }
+
+    fn ended_by_itself(&mut self, hypervisor: &Hypervisor, status: Option<ExitStatus>) {
+        let asked = self.last_words.take().is_some_and(|words| words.by_guest());
+        tracing::info!(asked, ?status, "the machine ended by itself");
+        self.remember(|record| record.ended = true);
+        let started = Duration::from_millis(hypervisor.started_with().at_ms);
+        let ran = UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(started);
+        if ran >= STABLE {
+            self.failures = 0;
+        }
+        if !self.wanted() {
+            self.failure = (!asked).then(|| hypervisor.obituary().to_string());
+        } else if asked && ran >= STABLE {
+            self.state = State::Off;
+        } else if asked {
+            self.fail(&anyhow!("the guest switched itself off {} s after its start", ran.as_secs()));
+        } else {
+            self.fail(&hypervisor.obituary());
+        }
+    }
+
+    fn count_reboot(&mut self) {
+        let requested = self.config.borrow().reboots_requested;
+        self.remember(|record| record.reboots = requested);
+    }
+}
