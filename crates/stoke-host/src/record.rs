@@ -22,9 +22,20 @@ pub(crate) struct Record {
     pub(crate) started_ms: u64,
     /// How often it ended unasked.
     pub(crate) restarts: u32,
+    /// Which start of the host this was: what was running before the last one is not running any more.
+    #[serde(default)]
+    boot: String,
 }
 
 impl Record {
+    pub(crate) fn new(workload: Workload, process: ProcessId, started_ms: u64, restarts: u32) -> Self {
+        Self { workload, process, started_ms, restarts, boot: boot() }
+    }
+
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot == boot()
+    }
+
     pub(crate) fn read(files: &WorkloadFiles) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(&files.record).ok()?).ok()
     }
@@ -32,6 +43,12 @@ impl Record {
     pub(crate) fn write(&self, files: &WorkloadFiles) -> std::io::Result<()> {
         write_json(&files.record, self)
     }
+}
+
+/// Names this start of the host (random(4)).
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 /// Milliseconds since 1970.

@@ -161,6 +161,7 @@ impl Supervisor {
         let seen = |(name, process): (&String, &Process)| {
             let observed = ObservedWorkload {
                 workload: process.workload.clone(),
+                kept: process.is_kept(),
                 running: process.id.is_some() && process.stop.is_none(),
                 report: process.report.clone(),
                 failure: process.failure.clone(),
@@ -185,11 +186,16 @@ impl Process {
     fn take_over(&mut self, record: Record) {
         // A record of another process says what that one had. This one has its configuration file, or an older one; it
         // is told again.
-        if self.id.is_none_or(|id| id == record.process) {
+        if self.id.map_or(record.is_of_this_boot(), |id| id == record.process) {
             self.workload = Some(record.workload);
             self.started_ms = self.id.map(|_| record.started_ms);
         }
         self.restarts = record.restarts;
+    }
+
+    /// Whether it was started and nobody has asked it to end.
+    fn is_kept(&self) -> bool {
+        self.stop.is_none() && (self.id.is_some() || self.workload.is_some())
     }
 
     fn is_over(&self) -> bool {
@@ -324,7 +330,7 @@ impl Process {
     fn write_down(&mut self, id: ProcessId, workload: &Workload) -> anyhow::Result<()> {
         self.workload = Some(workload.clone());
         let started_ms = *self.started_ms.get_or_insert_with(now_ms);
-        let record = Record { workload: workload.clone(), process: id, started_ms, restarts: self.restarts };
+        let record = Record::new(workload.clone(), id, started_ms, self.restarts);
         Ok(record.write(&self.files)?)
     }
 

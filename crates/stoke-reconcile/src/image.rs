@@ -17,7 +17,7 @@ const RETRY_LIMIT_MS: u64 = 30 * 60_000;
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, image: &Image, desired: &mut Desired) {
     let build = build(view, reference, image);
-    let wanted = view.valid(reference).is_ok() && (view.runs(&build.name()) || is_due(view, reference, image));
+    let wanted = view.valid(reference).is_ok() && (view.kept(&build.name()) || is_due(view, reference, image));
     let status = status(view, reference, image, wanted.then_some(&build));
     push(desired, reference, &image.status.conditions, Status::Image(status));
     if wanted {

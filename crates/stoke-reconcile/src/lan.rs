@@ -21,9 +21,9 @@ const NODE: &str = "node";
 pub(crate) fn node_agent(view: &View<'_>, desired: &mut Desired) {
     let lans: Vec<_> = view.lans().filter(|(reference, _)| view.valid(reference).is_ok()).collect();
     let environment = view.environment();
-    let runs_for = || view.workload(NODE).filter(|seen| seen.running).and_then(|seen| seen.workload.as_ref());
+    let kept_for = || view.workload(NODE).filter(|seen| seen.kept).and_then(|seen| seen.workload.as_ref());
     let first = lans.first().map(|(reference, _)| (*reference).clone());
-    let Some(owner) = first.or_else(|| runs_for().map(|workload| workload.owner.clone())) else { return };
+    let Some(owner) = first.or_else(|| kept_for().map(|workload| workload.owner.clone())) else { return };
     let config = NodeAgentConfig {
         installation: environment.installation.clone(),
         lans: lans.iter().filter_map(|(reference, lan)| plan(view, reference, lan)).collect(),

@@ -29,7 +29,7 @@ const SESSION_SLACK_MS: u64 = 1_000;
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, machine: &Machine, desired: &mut Desired) {
     let name = workload_name(reference);
     let gate = may_start(view, reference, machine);
-    let wanted = view.runs(&name) || (power(machine) == Power::On && view.passes(&name, &gate));
+    let wanted = view.kept(&name) || (power(machine) == Power::On && view.passes(&name, &gate));
     let status = status(view, reference, machine, &gate);
     let before = machine.status.node.as_ref().map(|node| node.phase);
     server::phase_event(desired, reference, before, status.node.as_ref());
@@ -92,7 +92,9 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
 
 fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Result<(), Waiting>) -> MachineStatus {
     let name = workload_name(reference);
-    let vm = view.vm_report(&name).filter(|_| view.runs(&name));
+    // A machine goes on while its stoke-vm is started again; what that said last holds until it says more.
+    let fails = view.workload(&name).is_some_and(|seen| seen.failure.is_some() && !seen.running);
+    let vm = view.vm_report(&name).filter(|_| view.kept(&name) && !fails);
     let node = vm.and_then(|vm| node(view, reference, machine, vm));
     let on = vm.is_some_and(|vm| vm.power == Power::On);
     let state = state(view, reference, machine, vm, node.as_ref(), gate);

@@ -27,6 +27,9 @@ pub struct Observed {
 pub struct ObservedWorkload {
     /// What it was started with, or told last.
     pub workload: Option<Workload>,
+    /// Whether it was started and nobody has asked it to end: it runs, or it was killed and is to be started again. A
+    /// machine whose `stoke-vm` was killed goes on meanwhile, so this, and not [`Self::running`], says that it is there.
+    pub kept: bool,
     /// Whether it runs.
     pub running: bool,
     /// Its last report; it stays when the workload ends.

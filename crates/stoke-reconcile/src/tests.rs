@@ -143,8 +143,13 @@ impl World {
             (Role::Vm(_) | Role::Farm(_), Some(before)) => before,
             (role, _) => report(role, ready),
         };
-        let seen =
-            ObservedWorkload { workload: Some(workload.clone()), running: true, report: Some(report), failure: None };
+        let seen = ObservedWorkload {
+            workload: Some(workload.clone()),
+            kept: true,
+            running: true,
+            report: Some(report),
+            failure: None,
+        };
         self.observed.workloads.insert(workload.name(), seen);
     }
 
@@ -282,6 +287,17 @@ fn a_running_machine_goes_on_whatever_becomes_not_ready() {
     world.settle();
     assert!(world.names().contains(&"vm-default-node-1"));
     assert_eq!(world.said(Kind::Machine, "node-1"), "False Invalid: spec.farm: no farm is called \"lab\"");
+}
+
+#[test]
+fn machines_are_kept_when_all_processes_are_killed_at_once() {
+    let mut world = World::new(lab());
+    world.settle();
+    world.observed.workloads.values_mut().for_each(|seen| seen.running = false);
+    let wanted: Vec<_> = reconcile(&world.observed).workloads.iter().map(Workload::name).collect();
+    assert_eq!(wanted, ["node", "router-default-lab", "farm-default-lab", "vm-default-node-1"]);
+    world.round();
+    assert_eq!(world.said(Kind::Machine, "node-1"), "False Booting: booting: the firmware is starting");
 }
 
 #[test]

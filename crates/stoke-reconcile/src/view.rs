@@ -91,13 +91,17 @@ impl<'a> View<'a> {
         self.observed.workloads.get(name)
     }
 
+    pub(crate) fn kept(&self, workload: &str) -> bool {
+        self.workload(workload).is_some_and(|workload| workload.kept)
+    }
+
     pub(crate) fn runs(&self, workload: &str) -> bool {
         self.workload(workload).is_some_and(|workload| workload.running)
     }
 
-    /// Whether a workload should be there: it runs, or what it waits for has come true.
+    /// Whether a workload should be there: it is there, or what it waits for has come true.
     pub(crate) fn passes<T>(&self, workload: &str, gate: &Result<T, Waiting>) -> bool {
-        gate.is_ok() || self.gates == Gates::Open || self.runs(workload)
+        gate.is_ok() || self.gates == Gates::Open || self.kept(workload)
     }
 
     /// What is wrong with an object, in one sentence.
