@@ -1,6 +1,10 @@
 //! What is served, by which real client.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use stoke_nbd::wire;
 
 use crate::bed::{Bed, blob_path, must, pattern, run};
 
@@ -130,6 +134,30 @@ fn nbdinfo_nbdcopy_and_qemu_img_read_a_root() {
     }
     must("qemu-img", &["convert", "-f", "raw", "-O", "raw", &uri, text(&to)]);
     assert!(fs::read(&to).unwrap() == bed.root, "qemu-img got something else");
+}
+
+#[test]
+fn a_root_that_is_attached_stays_readable_when_its_image_is_withdrawn() {
+    let mut bed = Bed::new();
+    let root = bed.config.images[0].root.blob;
+    let mut stream = TcpStream::connect((bed.config.address, bed.config.nbd_port)).unwrap();
+    let negotiated = stoke_nbd::client::negotiate(&mut stream, &root.to_string()).unwrap();
+    assert_eq!(negotiated.size, bed.root.len() as u64);
+    bed.config.images.clear();
+    bed.config.nbd_port += 1;
+    bed.reload();
+    let mut request = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+    request.extend([0, 0, 0, 0]);
+    request.extend(7_u64.to_be_bytes());
+    request.extend(1_000_000_u64.to_be_bytes());
+    request.extend(4096_u32.to_be_bytes());
+    stream.write_all(&request).unwrap();
+    let mut reply = vec![0; 16 + 4096];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..8], [&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 4]].concat());
+    assert!(reply[16..] == bed.root[1_000_000..1_004_096]);
+    bed.wait("the new port", |bed| bed.report().ready);
+    assert!(!run("nbdinfo", &[&bed.nbd(&root)]).status.success(), "nobody new gets it");
 }
 
 #[test]
