@@ -89,6 +89,8 @@ impl Hypervisor {
         let mut hypervisor = Self { process, control: None, files: files.clone(), start };
         if let Err(error) = hypervisor.await_control().await {
             hypervisor.process.kill();
+            // Reaped, and its lock on the state is gone, before anybody tries again.
+            hypervisor.process.exited().await;
             return Err(error);
         }
         tracing::info!(pid = hypervisor.pid(), %accelerator, "started the machine");

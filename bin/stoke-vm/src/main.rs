@@ -39,6 +39,8 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     stoke_daemon::init_tracing();
+    // Sockets that command a machine, and everything that its console showed, are nobody else's business.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     orphans::reap_as_init()?;
     vm::run(stoke_daemon::Launch { config: arguments.config, socket: arguments.socket }).await
 }

@@ -58,3 +58,16 @@ fn metrics_are_on_the_admin_socket() {
     let metrics = world.ask("GET", "/metrics").unwrap();
     assert!(metrics.contains("stoke_vm_on 1") && metrics.contains("stoke_vm_starts_total 1"), "{metrics}");
 }
+
+#[test]
+fn nobody_else_reads_the_console_or_commands_the_machine() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut world = World::new();
+    world.start();
+    world.until_running();
+    let (state, run) = (&world.config.state, &world.config.run);
+    for path in [state.join("console.log"), run.join("qmp.sock"), run.join("serial.sock"), run.join("console.sock")] {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    }
+}
