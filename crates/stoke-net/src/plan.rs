@@ -71,12 +71,24 @@ pub fn lan(installation: &Installation, lan: &Lan, observed: &Observed) -> Resul
 
 /// The steps that belong to no single LAN: to be carried out after those of all LANs.
 pub fn namespace(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
+    let mut steps = leftovers(wanted, observed);
+    steps.extend(filter(wanted, observed));
+    steps
+}
+
+/// The steps that end what is left of LANs that are gone.
+pub fn leftovers(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
     let keys: BTreeSet<_> = wanted.lans.iter().map(|lan| &lan.key).collect();
     let stale = observed.labelled(&wanted.installation).filter(|(_, _, label)| !keys.contains(&label.lan));
     // A port stays although its LAN is gone: it belongs to a process that still runs, and goes with it.
     let stale = stale.filter_map(|(name, link, label)| give_up(name, link, label));
     let misnamed = wanted.lans.iter().flat_map(|lan| renamed_bridges(&wanted.installation, lan, observed));
-    let mut steps: Vec<Step> = stale.chain(misnamed).collect();
+    stale.chain(misnamed).collect()
+}
+
+/// The steps of packet filter and forwarding.
+pub fn filter(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
     let table = Table::of(wanted);
     let name = table.name.clone();
     match (&observed.table, wanted.lans.is_empty()) {

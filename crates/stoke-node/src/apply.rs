@@ -34,7 +34,7 @@ pub(crate) fn lay<L: Links>(links: &mut L, wanted: &Wanted) -> Result<Laid, L::E
             lay_one(links, wanted, index, &observed, &mut laid);
         }
         let observed = if laid.steps == before { observed } else { links.observe(&wanted.installation)? };
-        let steps = stoke_net::plan::namespace(wanted, &observed);
+        let steps = plan::namespace_steps(wanted, &observed);
         laid.filter_failure = carry_out(links, &steps, &mut laid.steps).err();
         if laid.steps == before {
             break;
@@ -96,6 +96,18 @@ mod tests {
         let eth = &links.state.links[&"eth1".parse().unwrap()];
         assert_eq!(eth.master, Some("a0".parse().unwrap()));
         assert_eq!(lay(&mut links, &wanted(eth1, none)).unwrap().steps, 0);
+    }
+
+    #[test]
+    fn a_lan_that_no_longer_fits_keeps_its_bridge() {
+        let mut links = host();
+        let none = serde_json::json!([]);
+        let mut wanted = wanted(none.clone(), none);
+        lay(&mut links, &wanted).unwrap();
+        wanted.lans[0].addresses = ["10.10.2.1/16".parse().unwrap()].into();
+        let laid = lay(&mut links, &wanted).unwrap();
+        assert!(laid.failures[&wanted.lans[1].key].starts_with("its subnet 10.10.2.0/24 overlaps 10.10.0.0/16"));
+        assert!(links.state.links.contains_key(&"b0".parse().unwrap()), "machines are on it");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stoke_api::workload::NodeAgentConfig;
 use stoke_net::observed::Observed;
-use stoke_net::wanted::Wanted;
+use stoke_net::wanted::{Lan, Wanted};
 use stoke_net::{Step, kernel};
 
 use crate::config;
@@ -30,7 +30,7 @@ pub(crate) fn lines(wanted: &Wanted, observed: &Observed) -> Vec<String> {
             Err(reason) => lines.push(format!("lan {} cannot be laid: {reason}", lan.key)),
         }
     }
-    lines.extend(stoke_net::plan::namespace(wanted, observed).iter().map(ToString::to_string));
+    lines.extend(namespace_steps(wanted, observed).iter().map(ToString::to_string));
     lines
 }
 
@@ -42,6 +42,17 @@ pub(crate) fn steps(wanted: &Wanted, index: usize, observed: &Observed) -> Resul
         return Err(conflict);
     }
     stoke_net::plan::lan(&wanted.installation, lan, observed).map_err(|error| error.to_string())
+}
+
+/// The steps of the namespace itself. A LAN that cannot be beside the others has no say in the packet filter; what
+/// there is of it from better times stays.
+pub(crate) fn namespace_steps(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
+    let fits =
+        |(index, lan): &(usize, &Lan)| config::conflict(lan, wanted.lans.get(..*index).unwrap_or_default()).is_none();
+    let lans = wanted.lans.iter().enumerate().filter(fits).map(|(_, lan)| lan.clone()).collect();
+    let mut steps = stoke_net::plan::leftovers(wanted, observed);
+    steps.extend(stoke_net::plan::filter(&Wanted { lans, ..wanted.clone() }, observed));
+    steps
 }
 
 /// Failures by LAN, in the order of the configuration.

@@ -83,6 +83,40 @@ fn loopback_stays_closed(agent: &Agent) {
     assert!(reached.is_err());
 }
 
+/// As on a host with systemd-resolved, whose stub only the host itself can ask.
+fn a_resolver_on_loopback_answers(user: User) {
+    on_a_host(move || {
+        let mut agent = Agent::start(user, &[]);
+        agent.open_the_way_out_with("nameserver 127.0.0.53\n");
+        let server = UdpSocket::bind(("127.0.0.53", 53)).unwrap();
+        let resolver = std::thread::spawn(move || {
+            let mut question = [0; 64];
+            let (length, from) = server.recv_from(&mut question).unwrap();
+            server.send_to(b"an answer", from).unwrap();
+            question[..length].to_vec()
+        });
+        let answer = agent.inside(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send_to(b"a question", (stoke_node::egress::DNS, 53)).unwrap();
+            let mut datagram = [0; 64];
+            let length = socket.recv(&mut datagram).unwrap();
+            datagram[..length].to_vec()
+        });
+        assert_eq!((answer.as_slice(), resolver.join().unwrap().as_slice()), (&b"an answer"[..], &b"a question"[..]));
+    });
+}
+
+#[test]
+fn a_resolver_on_roots_loopback_answers() {
+    a_resolver_on_loopback_answers(User::Root);
+}
+
+#[test]
+fn a_resolver_on_an_ordinary_users_loopback_answers() {
+    a_resolver_on_loopback_answers(User::Ordinary);
+}
+
 #[test]
 fn a_machine_of_root_gets_out() {
     leads_out(User::Root);
