@@ -152,3 +152,135 @@ pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stoke_api::objects::UnknownClients;
+    use stoke_api::workload::{FarmBoot, RouterSubnet};
+    use stoke_api::{Kind, ObjectRef};
+    use stoke_dhcp::wire::{Options, option};
+
+    const HOUR: u64 = 3_600_000;
+
+    fn object(kind: Kind, name: &str) -> ObjectRef {
+        ObjectRef { kind, namespace: Some("default".parse().unwrap()), name: name.parse().unwrap() }
+    }
+
+    fn config() -> RouterConfig {
+        let gateway = Ipv4Addr::new(10, 77, 0, 1);
+        let pools = vec!["10.77.0.100-10.77.0.199".parse().unwrap()];
+        let farm = FarmBoot {
+            address: gateway,
+            http_port: 80,
+            node_url: "https://10.77.0.1:8443".into(),
+            uki_path: Some("/v1/blob/sha256/ab.efi".into()),
+            unknown_clients: UnknownClients::Ignore,
+        };
+        let host = RouterHost {
+            owner: object(Kind::Machine, "node-1"),
+            hostname: "node-1".into(),
+            macs: vec!["52:54:00:77:00:01".parse().unwrap()],
+            uuid: None,
+            address: Some(Ipv4Addr::new(10, 77, 0, 21)),
+            farm: Some("default/lab".into()),
+        };
+        RouterConfig {
+            lan: object(Kind::Lan, "lab"),
+            interface: "lan0".parse().unwrap(),
+            mtu: 1500,
+            subnets: vec![RouterSubnet { cidr: "10.77.0.0/24".parse().unwrap(), gateway, default_route: true, pools }],
+            dhcp: true,
+            domain: "lab.internal".into(),
+            upstreams: vec![],
+            hosts: vec![host],
+            farms: [("default/lab".into(), farm)].into(),
+            leases: "/nowhere".into(),
+        }
+    }
+
+    fn state() -> State {
+        State::new(config(), vec![]).unwrap()
+    }
+
+    fn ask(state: &mut State, packet: &[u8], now_ms: u64) -> Options {
+        let request = Request::parse(packet).unwrap();
+        let answer = state.answer(&request, Ipv4Addr::UNSPECIFIED, now_ms);
+        Options::parse(&answer.reply.expect("a reply").bytes[240..])
+    }
+
+    macro_rules! capture {
+        ($name:literal) => {
+            include_bytes!(concat!("../tests/captures/", $name)).as_slice()
+        };
+    }
+
+    #[test]
+    fn firmware_as_it_really_asks_is_told_what_it_boots() {
+        let script = "http://10.77.0.1/v1/boot.ipxe?mac=52:54:00:77:00:01";
+        let cases = [
+            (capture!("ipxe-rom-bios.discover"), script, None),
+            (capture!("ipxe-rom-bios.request"), script, None),
+            (capture!("ovmf-pxe.discover"), "snponly.efi", Some("PXEClient")),
+            (capture!("ovmf-pxe.request"), "snponly.efi", Some("PXEClient")),
+            (capture!("ovmf-http.discover"), "http://10.77.0.1/v1/blob/sha256/ab.efi", Some("HTTPClient")),
+            (capture!("ovmf-http.request"), "http://10.77.0.1/v1/blob/sha256/ab.efi", Some("HTTPClient")),
+        ];
+        let mut state = state();
+        for (packet, file, class) in cases {
+            let told = ask(&mut state, packet, HOUR);
+            assert_eq!(told.get(option::BOOT_FILE), Some(file.as_bytes()));
+            assert_eq!(told.get(option::VENDOR_CLASS), class.map(str::as_bytes), "{file}");
+            assert!(told.get(option::MACHINE_ID).is_some(), "option 97 goes back");
+            let skips_discovery = told.get(option::VENDOR_SPECIFIC) == Some(&[6, 1, 8, 255]);
+            assert_eq!(skips_discovery, class == Some("PXEClient"), "{file}");
+            assert_eq!(told.get(option::ETHERBOOT).is_some(), class.is_none(), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_boot_begins_with_firmware_and_ipxe_after_it_begins_no_other() {
+        let mut state = state();
+        let mut at = |packet, now| {
+            ask(&mut state, packet, now);
+            state.boot_requests["machine/node-1"]
+        };
+        assert_eq!(at(capture!("ovmf-pxe.discover"), HOUR), HOUR);
+        assert_eq!(at(capture!("ipxe-rom-bios.discover"), HOUR + 30_000), HOUR);
+        // iPXE long after is a card's ROM that boots anew.
+        assert_eq!(at(capture!("ipxe-rom-bios.discover"), 2 * HOUR), 2 * HOUR);
+        assert_eq!(at(capture!("ovmf-pxe.discover"), 2 * HOUR + 5), 2 * HOUR + 5);
+    }
+
+    #[test]
+    fn strangers_are_remembered_up_to_a_bound_the_oldest_go() {
+        let mut state = state();
+        let mut packet = capture!("ovmf-pxe.discover").to_vec();
+        for number in 0..300_u16 {
+            packet[32..34].copy_from_slice(&number.to_be_bytes());
+            packet[31] = 0xee;
+            let request = Request::parse(&packet).unwrap();
+            state.answer(&request, Ipv4Addr::UNSPECIFIED, u64::from(number) * 1000);
+        }
+        let strangers = state.report(0).strangers;
+        assert_eq!(strangers.len(), STRANGERS);
+        assert_eq!(strangers.iter().map(|stranger| stranger.last_seen).min(), Some(300 - 256));
+    }
+
+    #[test]
+    fn names_end_with_their_leases() {
+        let mut state = state();
+        let mut packet = capture!("ovmf-pxe.request").to_vec();
+        // Another machine, which asks for an address of the pool and says its name.
+        packet[33] = 9;
+        let own = packet.windows(6).position(|option| option == [50, 4, 10, 77, 0, 21]).unwrap();
+        packet[own + 5] = 150;
+        let end = packet.iter().rposition(|byte| *byte == 255).unwrap();
+        packet.splice(end..=end, [12, 4, b'r', b'a', b'c', b'k', 255]);
+        let request = Request::parse(&packet).unwrap();
+        assert!(state.answer(&request, Ipv4Addr::UNSPECIFIED, HOUR).record.is_some());
+        let now = HOUR / 1000;
+        assert!(state.zone(now).contains("rack") && state.zone(now + 3599).contains("rack"));
+        assert!(!state.zone(now + 3600).contains("rack"));
+    }
+}
