@@ -45,6 +45,8 @@ pub(crate) fn run() -> Result<()> {
     let _ = rustix::process::setsid();
     // Only pages that are used: swap may be on a device that needs us.
     let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    // Whatever takes the memory: without us the node has no root (proc(5), OOM_SCORE_ADJ_MIN).
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let journal = Arc::new(Journal::on_kernel_log(handoff.events.clone()));
     journal.say(&format!("resident, root by {}", handoff.mode));
     if let Some(nbd) = handoff.nbd.clone() {
