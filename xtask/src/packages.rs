@@ -56,6 +56,8 @@ const TEST: &[Package] = &[
     package("bind9-dnsutils", "/usr/bin/dig", "tests: a DNS client"),
     package("libnbd-bin", "/usr/bin/nbdinfo", "tests: an NBD client"),
     package("qemu-utils", "/usr/bin/qemu-img", "tests: an NBD client"),
+    package("ndisc6", "/usr/bin/rdisc6", "tests: asks for IPv6 routers"),
+    package("procps", "/usr/bin/pgrep", "tests: looking at processes"),
     package("cpio", "/usr/bin/cpio", "tests: a second opinion on archives"),
     package("util-linux", "/usr/bin/setpriv", "tests: running as an ordinary user"),
 ];

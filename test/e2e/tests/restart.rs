@@ -17,7 +17,7 @@ fn everything_is_killed_while_a_guest_boots_and_the_boot_completes() -> anyhow::
     farm.write("machine.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
     farm.up()?;
     // From the boot script on: the firmware before it does not try again.
-    console_shows(&farm, "node-1", "stoke: booting")?;
+    console_shows(&farm, "node-1", "boots image")?;
     let qemu = qemu(&farm)?;
     farm.kill_up();
     for workload in ["farm-default-lab", "router-default-lab", "vm-default-node-1"] {
@@ -50,5 +50,5 @@ fn everything_is_killed_while_a_guest_boots_and_the_boot_completes() -> anyhow::
 
 /// Process id of the guest's hypervisor.
 fn qemu(farm: &Installation) -> anyhow::Result<String> {
-    Ok(fs_err::read_to_string(farm.state().join("run/workloads/vm-default-node-1/qemu.pid"))?.trim().to_owned())
+    Ok(fs_err::read_to_string(farm.state().join("machines/default.node-1/qemu.pid"))?.trim().to_owned())
 }

@@ -60,6 +60,12 @@ impl Foreign {
                 let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
                 command.args(["-drive", code]);
                 command.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+                if firmware == Firmware::UefiHttp {
+                    // OVMF would try PXE first, for tens of seconds.
+                    for switch in ["IPv4PXESupport", "IPv6PXESupport", "IPv6Support"] {
+                        command.args(["-fw_cfg", &format!("name=opt/org.tianocore/{switch},string=n")]);
+                    }
+                }
                 command.args(["-device", "virtio-rng-pci", "-device", &format!("{device},romfile=")])
             }
         };
