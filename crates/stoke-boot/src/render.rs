@@ -6,7 +6,8 @@
 //! Debian 12's iPXE is of 2019 and knows no `initrd.magic` (2021) nor offers its files to the kernel by `LoadFile2` (2023). All
 //! versions show each file to a UEFI kernel by its name, and the kernel reads each `initrd=` of its command line, in order
 //! (Linux' `drivers/firmware/efi/libstub/file.c`); so the files are named and the kernel is told. It joins them without
-//! padding: each must be a multiple of four bytes long. Under a BIOS, iPXE joins them itself, and the words mean nothing.
+//! padding, and an archive that is not compressed must begin at a multiple of four (`unpack_to_rootfs` in `init/initramfs.c`): so
+//! the farm's, which is not compressed, comes first. Under a BIOS, iPXE joins them itself, and the words mean nothing.
 //!
 //! What this module never does: I/O, or decide what a machine gets.
 
@@ -16,8 +17,8 @@ use stoke_api::workload::FarmImage;
 /// Path on a farm's HTTP server of the script; the query `mac=` names the machine.
 pub const SCRIPT_PATH: &str = "/v1/boot.ipxe";
 
-/// Names under which the kernel finds the two initramfs.
-const INITRAMFS: [&str; 2] = ["image.cpio", "farm.cpio"];
+/// Names under which the kernel finds the two initramfs, in its order.
+const INITRAMFS: [&str; 2] = ["farm.cpio", "image.cpio"];
 
 /// URL of the script for a machine.
 pub fn script_url(base: &str, mac: MacAddr) -> String {
@@ -33,8 +34,8 @@ pub fn boot(base: &str, name: &str, image: &FarmImage, mac: MacAddr) -> String {
         "imgfree ||".to_owned(),
         format!("echo Stokehold: {} boots image {}", plain(name), image.digest.short()),
         format!("kernel {} {arguments} || goto again", url(image.kernel.http_path())),
-        format!("initrd --name {first} {} || goto again", url(image.initramfs.http_path())),
-        format!("initrd --name {second} {} || goto again", url(image.farm_initramfs.http_path())),
+        format!("initrd --name {first} {} || goto again", url(image.farm_initramfs.http_path())),
+        format!("initrd --name {second} {} || goto again", url(image.initramfs.http_path())),
         "boot ||".to_owned(),
         ":again".to_owned(),
         "isset ${stoke-pause} || set stoke-pause 1".to_owned(),
