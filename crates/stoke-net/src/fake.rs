@@ -96,7 +96,6 @@ impl FakeLinks {
                 self.link(bridge)?;
                 self.link(port)?.master = Some(bridge.clone());
             }
-            Step::Detach { port } => self.link(port)?.master = None,
             _ => {}
         }
         Ok(())
@@ -131,7 +130,7 @@ impl Links for FakeLinks {
             }
             Step::TakeUplink { interface, label } => self.take(interface, label),
             Step::ReturnUplink { link, interface, .. } => self.give_back(link, interface),
-            Step::Delete { link, .. } => self.delete(link),
+            Step::Delete { link } => self.delete(link),
             Step::LoadTable { table } => {
                 self.state.table = Some(table.clone());
                 Ok(())

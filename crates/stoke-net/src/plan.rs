@@ -81,7 +81,7 @@ pub fn leftovers(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
     let keys: BTreeSet<_> = wanted.lans.iter().map(|lan| &lan.key).collect();
     let stale = observed.labelled(&wanted.installation).filter(|(_, _, label)| !keys.contains(&label.lan));
     // A port stays although its LAN is gone: it belongs to a process that still runs, and goes with it.
-    let stale = stale.filter_map(|(name, link, label)| give_up(name, link, label));
+    let stale = stale.filter_map(|(name, _, label)| give_up(name, label));
     let misnamed = wanted.lans.iter().flat_map(|lan| renamed_bridges(&wanted.installation, lan, observed));
     stale.chain(misnamed).collect()
 }
@@ -106,16 +106,16 @@ pub fn filter(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
 /// The steps to a namespace without anything of the installation.
 pub fn teardown(installation: &Installation, observed: &Observed) -> Vec<Step> {
     let ports = observed.labelled(installation).filter(|(_, _, label)| matches!(label.role, LinkRole::Port(_)));
-    let ports = ports.map(|(name, link, _)| Step::Delete { link: name.clone(), kind: link.kind });
-    let others = observed.labelled(installation).filter_map(|(name, link, label)| give_up(name, link, label));
+    let ports = ports.map(|(name, _, _)| Step::Delete { link: name.clone() });
+    let others = observed.labelled(installation).filter_map(|(name, _, label)| give_up(name, label));
     let table = observed.table.as_ref().map(|table| Step::DeleteTable { name: table.name.clone() });
     ports.chain(others).chain(table).collect()
 }
 
 /// The step that ends a bridge or an uplink; ports end with their processes.
-fn give_up(name: &LinkName, link: &Link, label: &Label) -> Option<Step> {
+fn give_up(name: &LinkName, label: &Label) -> Option<Step> {
     match &label.role {
-        LinkRole::Bridge => Some(Step::Delete { link: name.clone(), kind: link.kind }),
+        LinkRole::Bridge => Some(Step::Delete { link: name.clone() }),
         LinkRole::Uplink { interface, alias } => {
             Some(Step::ReturnUplink { link: name.clone(), interface: interface.clone(), alias: alias.clone() })
         }
@@ -131,7 +131,7 @@ fn renamed_bridges<'a>(
 ) -> impl Iterator<Item = Step> {
     let of_lan = |label: &Label| label.lan == lan.key && label.role == LinkRole::Bridge;
     let bridges = observed.labelled(installation).filter(move |(name, _, label)| of_lan(label) && **name != lan.bridge);
-    bridges.map(|(name, link, _)| Step::Delete { link: name.clone(), kind: link.kind })
+    bridges.map(|(name, _, _)| Step::Delete { link: name.clone() })
 }
 
 fn bridge(installation: &Installation, lan: &Lan, observed: &Observed) -> Result<Vec<Step>, PlanError> {
@@ -230,8 +230,8 @@ fn uplinks_to_return<'a>(
     lan: &'a Lan,
     observed: &'a Observed,
 ) -> impl Iterator<Item = Step> {
-    observed.labelled(installation).filter(|(_, _, label)| label.lan == lan.key).filter_map(|(name, link, label)| {
+    observed.labelled(installation).filter(|(_, _, label)| label.lan == lan.key).filter_map(|(name, _, label)| {
         let LinkRole::Uplink { interface, .. } = &label.role else { return None };
-        if lan.uplinks.contains(interface) { None } else { give_up(name, link, label) }
+        if lan.uplinks.contains(interface) { None } else { give_up(name, label) }
     })
 }

@@ -7,7 +7,6 @@ use stoke_api::names::{LinkName, MacAddr};
 
 use crate::firewall::Table;
 use crate::label::Label;
-use crate::observed::LinkKind;
 
 /// One change. Prints as a line of `stoke plan`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +23,9 @@ pub enum Step {
     Up { link: LinkName },
     Silence { link: LinkName },
     Attach { port: LinkName, bridge: LinkName },
-    Detach { port: LinkName },
     TakeUplink { interface: LinkName, label: Label },
     ReturnUplink { link: LinkName, interface: LinkName, alias: String },
-    Delete { link: LinkName, kind: LinkKind },
+    Delete { link: LinkName },
     LoadTable { table: Table },
     DeleteTable { name: String },
     Forward,
@@ -47,10 +45,9 @@ impl fmt::Display for Step {
             Self::Up { link } => write!(f, "set {link} up"),
             Self::Silence { link } => write!(f, "give {link} no IPv6 of its own"),
             Self::Attach { port, bridge } => write!(f, "attach {port} to {bridge}"),
-            Self::Detach { port } => write!(f, "detach {port} from its bridge"),
             Self::TakeUplink { interface, label } => write!(f, "take {interface} from the host for lan {}", label.lan),
             Self::ReturnUplink { link, interface, .. } => write!(f, "return {link} to the host as {interface}"),
-            Self::Delete { link, .. } => write!(f, "delete {link}"),
+            Self::Delete { link } => write!(f, "delete {link}"),
             Self::LoadTable { table } => write!(f, "load {table}"),
             Self::DeleteTable { name } => write!(f, "delete nftables table {name}"),
             Self::Forward => f.write_str("forward packets between the namespace's links"),

@@ -34,8 +34,7 @@ pub(super) fn link_step(netlink: &mut Netlink, step: &Step) -> Result<(), Kernel
             let bridge = index(netlink, bridge)?;
             set(netlink, port, LinkAttribute::Controller(bridge))
         }
-        Step::Detach { port } => set(netlink, port, LinkAttribute::Controller(0)),
-        Step::Delete { link, .. } => delete(netlink, link),
+        Step::Delete { link } => delete(netlink, link),
         _ => Err(KernelError::Refused(io::ErrorKind::Unsupported.into())),
     }
 }
