@@ -79,6 +79,20 @@ pub(crate) enum Command {
     /// Run one role; started by `stoke up` and by Kubernetes
     #[command(hide = true)]
     Serve(Serve),
+    /// Print a page of the documentation that is made from the program
+    #[command(hide = true)]
+    Reference {
+        /// The page
+        page: Page,
+    },
+}
+
+/// A generated page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Page {
+    Objects,
+    Commands,
+    Man,
 }
 
 /// Files that describe objects.

@@ -135,7 +135,10 @@ fn tun() -> Check {
     match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Check::good("/dev/net/tun", "opens"),
         Err(error) => {
-            let hint = "load it with modprobe tun; in a container it must be given to it";
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "sudo chmod 0666 /dev/net/tun, as Debian has it",
+                _ => "load it with modprobe tun; in a container it must be given to it",
+            };
             Check::missing("/dev/net/tun", error.to_string(), hint)
         }
     }

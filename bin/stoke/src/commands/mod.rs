@@ -12,6 +12,7 @@ mod image;
 mod logs;
 mod plan;
 mod power;
+mod reference;
 mod serve;
 mod ssh;
 mod status;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Image(Image::List) => image::list(&folders()?),
         Command::Completions(completions) => completions::run(completions.shell),
         Command::Serve(serve) => serve::run(serve),
+        Command::Reference { page } => reference::run(page),
     }
 }
 
