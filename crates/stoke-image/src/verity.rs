@@ -5,7 +5,7 @@
 //! next to the root comes first in the hash area, the one over the data last. There is no superblock: what it would say
 //! is in [`Verity`], which travels in the initramfs.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use fs_err::OpenOptions;
@@ -52,6 +52,8 @@ fn pad(file: &mut fs_err::File) -> io::Result<u64> {
     let padded = length.next_multiple_of(BLOCK as u64);
     let missing = usize::try_from(padded - length).unwrap_or_default();
     file.write_all(vec![0; missing].as_slice())?;
+    // Appending moved to the end.
+    file.rewind()?;
     Ok(padded)
 }
 

@@ -1,0 +1,10 @@
+//! Formats against the tools that everybody uses, the store against crashes, and builds with the real mmdebstrap.
+
+#[cfg(test)]
+mod builds;
+#[cfg(test)]
+mod formats;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod world;
