@@ -46,7 +46,7 @@ pub(crate) async fn end_everything(folders: &Folders, purge: bool) -> Downed {
     end_processes(folders, |name| name != "node", &mut downed).await;
     end_hypervisors(folders, &mut downed);
     tear_down_links(folders, &mut downed).await;
-    if let Some(pasta) = egress::running(folders) {
+    for pasta in egress::running(folders) {
         end_hard("pasta", pasta, &mut downed).await;
     }
     forget(folders, purge, &mut downed);
@@ -133,7 +133,7 @@ async fn tear_down_links(folders: &Folders, downed: &mut Downed) {
 }
 
 fn forget(folders: &Folders, purge: bool, downed: &mut Downed) {
-    let run = ["workloads", "ns", "ns.inode", "ports.sock", "pasta.pid", "pasta.json", "control.sock"];
+    let run = ["workloads", "known_hosts", "ns", "ns.inode", "ports.sock", "pasta.pid", "pasta.json", "control.sock"];
     for name in run {
         remove(&folders.run.join(name), downed);
     }

@@ -12,7 +12,7 @@ use stoke_node::egress::{PID_FILE, pasta_command};
 
 use crate::files::write_json;
 use crate::paths::Folders;
-use crate::process::ProcessId;
+use crate::process::{self, ProcessId};
 
 /// Pause between two starts.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -102,7 +102,8 @@ fn namespace(folders: &Folders) -> Option<u64> {
     std::fs::metadata(folders.namespaces().join("net")).ok().map(|found| found.ino())
 }
 
-/// The process that is the way out, if it runs.
-pub(crate) fn running(folders: &Folders) -> Option<ProcessId> {
-    read(folders).map(|record| record.process)
+/// The processes that are the way out, by what the kernel knows of them: a record can be lost.
+pub(crate) fn running(folders: &Folders) -> Vec<ProcessId> {
+    let own = folders.run.join(PID_FILE);
+    process::with_argument("--pid").filter(|(path, _)| *path == own).map(|(_, process)| process).collect()
 }

@@ -61,13 +61,18 @@ impl ProcessId {
 /// The processes that were started with `--socket PATH`, by that path. What the kernel knows needs no record that could
 /// be lost between a start and its writing down.
 pub fn serving() -> BTreeMap<PathBuf, ProcessId> {
-    processes().filter_map(|pid| Some((socket_argument(pid)?, ProcessId::of(pid)?))).collect()
+    with_argument("--socket").collect()
 }
 
-fn socket_argument(pid: u32) -> Option<PathBuf> {
+/// The processes that were started with an argument, by the path behind it.
+pub(crate) fn with_argument(argument: &str) -> impl Iterator<Item = (PathBuf, ProcessId)> {
+    processes().filter_map(move |pid| Some((path_argument(pid, argument)?, ProcessId::of(pid)?)))
+}
+
+fn path_argument(pid: u32, argument: &str) -> Option<PathBuf> {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut words = words.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    words.find(|word| word == "--socket")?;
+    words.find(|word| word == argument)?;
     words.next().map(|path| PathBuf::from(path.into_owned()))
 }
 

@@ -190,7 +190,9 @@ impl Process {
             self.workload = Some(record.workload);
             self.started_ms = self.id.map(|_| record.started_ms);
         }
-        self.restarts = record.restarts;
+        // It ended while nobody looked; it is started again, and that is counted.
+        let ended = u32::from(self.id.is_none() && self.workload.is_some());
+        self.restarts = record.restarts + ended;
     }
 
     /// Whether it was started and nobody has asked it to end.
