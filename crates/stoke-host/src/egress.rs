@@ -14,8 +14,12 @@ use crate::files::write_json;
 use crate::paths::Folders;
 use crate::process::{self, ProcessId};
 
-/// Pause between two starts.
-const PAUSE: Duration = Duration::from_secs(3);
+/// Pause between the first two starts; twice as long after each that came to nothing.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const PAUSE_LIMIT: Duration = Duration::from_mins(1);
+/// Who has run this long did not fail at its start.
+const STABLE: Duration = Duration::from_secs(30);
 
 /// Who runs, and for which namespace: a namespace made anew needs another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub(crate) struct Egress {
     running: Option<Record>,
     child: Option<Child>,
     not_before: Instant,
+    started: Instant,
+    /// Starts in a row that came to nothing.
+    failures: u32,
     /// What was wrong last; told once.
     told: Option<String>,
 }
@@ -38,7 +45,8 @@ impl Egress {
     /// Takes over what runs.
     pub(crate) fn adopt(folders: Folders) -> Self {
         let running = read(&folders);
-        Self { folders, running, child: None, not_before: Instant::now(), told: None }
+        let now = Instant::now();
+        Self { folders, running, child: None, not_before: now, started: now, failures: 0, told: None }
     }
 
     /// Starts or ends `pasta`, so that it is there if it is wanted.
@@ -47,7 +55,9 @@ impl Egress {
             // Waited for, lest it stays a zombie.
             let _ = child.try_wait();
         }
-        self.running = self.running.filter(|record| record.process.is_alive());
+        if self.running.is_some_and(|record| !record.process.is_alive()) {
+            self.note_end(wanted);
+        }
         let namespace = namespace(&self.folders);
         match (self.running, namespace) {
             (Some(record), Some(namespace)) if wanted && record.namespace == namespace => {}
@@ -57,20 +67,34 @@ impl Egress {
         }
     }
 
+    fn note_end(&mut self, wanted: bool) {
+        self.running = None;
+        self.failures = if self.started.elapsed() >= STABLE { 0 } else { self.failures + 1 };
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(PAUSE_LIMIT);
+        self.not_before = self.started + pause;
+        if wanted {
+            let why = process::last_line(&self.folders.log("pasta")).unwrap_or_default();
+            self.tell(format!("pasta ended: {why}"));
+        }
+    }
+
+    /// Says what is wrong, once.
+    fn tell(&mut self, error: String) {
+        if self.told.as_ref() != Some(&error) {
+            tracing::warn!("no way out of the namespace: {error}");
+        }
+        self.told = Some(error);
+    }
+
     fn start(&mut self, namespace: u64) {
-        self.not_before = Instant::now() + PAUSE;
+        self.started = Instant::now();
+        self.not_before = self.started + PAUSE;
         match self.try_start(namespace) {
             Ok(record) => {
                 tracing::info!(pid = record.process.pid, "pasta: the way out");
-                (self.running, self.told) = (Some(record), None);
+                self.running = Some(record);
             }
-            Err(error) => {
-                let error = format!("{error:#}");
-                if self.told.as_ref() != Some(&error) {
-                    tracing::warn!("no way out of the namespace: {error}; is the package passt installed?");
-                }
-                self.told = Some(error);
-            }
+            Err(error) => self.tell(format!("{error:#}; is the package passt installed?")),
         }
     }
 
