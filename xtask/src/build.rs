@@ -38,7 +38,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let programs = ["build", "--package", "stoke", "--package", "stoke-vm", "--profile", name];
     run("build stoke and stoke-vm", &mut cargo(&programs))?;
     let init = ["build", "--package", "stoke-init", "--profile", "init", "--target", INIT_TARGET];
-    run("build stoke-init", cargo(&init).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    // Jitter entropy costs an emulated machine a second of each boot; the kernel's random numbers are ready by then.
+    let environment = [("RUSTFLAGS", "-C target-feature=+crt-static"), ("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")];
+    run("build stoke-init", cargo(&init).envs(environment))?;
     let target = target();
     let together = target.join("stokehold").join(folder);
     fs_err::create_dir_all(&together)?;

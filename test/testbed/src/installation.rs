@@ -37,6 +37,10 @@ pub struct Installation {
     up: Option<Process>,
 }
 
+/// An ordinary user of an ordinary Debian: `/dev/net/tun` is open to all, which some containers do not have.
+const AS_NOBODY: &str = "test -e \"$1\" || mknod -m 666 \"$1\" c 10 200\nmount --bind \"$1\" /dev/net/tun\nshift\n\
+    exec setpriv --reuid=nobody --regid=nogroup --clear-groups -- \"$@\"";
+
 impl Installation {
     /// An installation that has images already: `images` is a store that is linked, not copied.
     ///
@@ -89,8 +93,9 @@ impl Installation {
         let mut command = match self.user {
             User::Root => self.world.command(programs()?.join("stoke")),
             User::Ordinary => {
-                let mut command = self.world.command("setpriv");
-                command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]);
+                let mut command = self.world.command("unshare");
+                command.args(["--mount", "--propagation", "private", "sh", "-ec", AS_NOBODY, "as-nobody"]);
+                command.arg(self.world.folder().join("tun"));
                 command.arg(programs()?.join("stoke"));
                 command.env("HOME", &self.state);
                 command
