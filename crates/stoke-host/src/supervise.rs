@@ -81,7 +81,10 @@ struct Process {
     failures: u32,
     /// Nothing is tried before this.
     not_before: Instant,
+    /// The last report, of this process or of the one before.
     report: Option<Report>,
+    /// Whether this process has reported.
+    answered: bool,
     failure: Option<String>,
     stop: Option<Stop>,
 }
@@ -98,6 +101,7 @@ impl Process {
             failures: 0,
             not_before: Instant::now(),
             report: None,
+            answered: false,
             failure: None,
             stop: None,
         }
@@ -246,7 +250,7 @@ impl Process {
         // No answer yet is what a starting process gives. The last report stays until there is another.
         let Some(answer) = answer.ok().filter(|answer| answer.status == StatusCode::OK) else { return };
         if let Ok(report) = serde_json::from_slice(&answer.body) {
-            self.report = Some(report);
+            (self.report, self.answered) = (Some(report), true);
         }
     }
 
@@ -279,7 +283,7 @@ impl Process {
             (self.workload, self.report, self.failure) = (None, None, None);
         }
         if self.id.is_some() && self.workload.as_ref() == Some(wanted) {
-            return self.report.is_none();
+            return !self.answered;
         }
         if Instant::now() < self.not_before {
             return true;
@@ -313,7 +317,7 @@ impl Process {
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         let id = ProcessId::of(child.id()).with_context(|| format!("{program} ended at once"))?;
-        (self.id, self.child, self.started_ms) = (Some(id), Some(child), Some(now_ms()));
+        (self.id, self.child, self.started_ms, self.answered) = (Some(id), Some(child), Some(now_ms()), false);
         if self.failures <= 1 {
             self.failure = None;
         }
@@ -360,7 +364,7 @@ impl Process {
             pid: self.id.map(|id| id.pid),
             started_ms: self.started_ms.filter(|_| self.id.is_some()),
             restarts: self.restarts,
-            ready: self.id.is_some() && self.report.as_ref().is_some_and(is_ready),
+            ready: self.id.is_some() && self.answered && self.report.as_ref().is_some_and(is_ready),
             failure: self.failure.clone().or_else(|| self.report.as_ref().and_then(failure)),
             log: folders.log(name),
             socket: self.files.socket.clone(),
