@@ -12,11 +12,14 @@ use crate::BuildError;
 /// How many lines of a program's output an error quotes.
 const QUOTED_LINES: usize = 12;
 
+/// Arguments of `setpriv` for a program that ends with its parent.
+pub(crate) const MORTAL: [&str; 3] = ["--pdeathsig", "TERM", "--"];
+
 /// A command that gets SIGTERM when this process dies, so that a killed build leaves no installation running.
 /// `setpriv` sets the signal and then becomes the program.
 pub(crate) fn mortal(program: &OsStr) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "--"]).arg(program).stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
+    command.args(MORTAL).arg(program).stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
     command
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use fs_err as fs;
 use stoke_api::objects::RootFormat;
 
-use crate::process::{self, Space, failure, mortal};
+use crate::process::{self, MORTAL, Space, failure, mortal};
 use crate::recipe::Privilege;
 use crate::store::Workspace;
 use crate::{BuildError, Tools};
@@ -63,14 +63,28 @@ pub(crate) fn make<T>(
     written.map_err(|error| workshop.space.explain(error))
 }
 
+/// A command that is root, at least in a user namespace of its own: the top folder of a squashfs from a tar archive
+/// belongs to whoever makes it. `ids` is what of the user's ids is there beside root.
+fn as_root(privilege: Privilege, ids: &str, program: &OsStr) -> Command {
+    match privilege {
+        Privilege::Root => mortal(program),
+        // The signal is set inside: the kernel forgets it when a process gets capabilities (`commit_creds`).
+        Privilege::Unshare => {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", ids, "--"]).arg("setpriv").args(MORTAL).arg(program);
+            command
+        }
+    }
+}
+
 fn squashfs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Command), BuildError> {
     let tool = workshop.tools.mksquashfs.as_os_str();
-    let mut command = mortal(process::find(tool)?.as_os_str());
+    let mut command = as_root(workshop.privilege, "--map-root-user", process::find(tool)?.as_os_str());
     // By the variable, not by options: it also bounds the time of the top folder, which `-root-time` leaves at the time
     // of the build when a tar archive is read.
     command.env("SOURCE_DATE_EPOCH", workshop.time.to_string());
     command.arg("-").arg(image).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
-    command.args(["-root-mode", "755", "-root-uid", "0", "-root-gid", "0"]);
+    command.args(["-root-mode", "755"]);
     command.args(["-comp", "zstd", "-Xcompression-level", SQUASHFS_LEVEL]);
     Ok((tool, command))
 }
@@ -84,14 +98,7 @@ fn erofs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Comman
     let script = "tar --extract --directory \"$1\" --preserve-permissions --same-owner --numeric-owner --xattrs \
                   --xattrs-include='*' --delay-directory-restore && chmod 755 \"$1\" && \
                   \"$2\" -zlz4hc -T \"$3\" -U \"$4\" \"$5\" \"$1\" >/dev/null && rm -rf \"$1\"";
-    let mut command = match workshop.privilege {
-        Privilege::Root => mortal(OsStr::new("sh")),
-        Privilege::Unshare => {
-            let mut command = mortal(OsStr::new("unshare"));
-            command.args(["--map-auto", "--map-root-user", "--", "sh"]);
-            command
-        }
-    };
+    let mut command = as_root(workshop.privilege, "--map-auto", OsStr::new("sh"));
     command.args(["-c", script, "erofs"]).arg(&folder).arg(program).arg(workshop.time.to_string());
     command.arg(EROFS_UUID).arg(image);
     Ok((tool, command))
