@@ -24,6 +24,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
     ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),
     ("e2e", "testbed", "the test bed is there for it"),
+    ("bench", "e2e", "boots the same image"),
     ("bench", "testbed", "the test bed is there for it"),
 ];
 
@@ -34,7 +35,7 @@ const WITHOUT_TOKIO: &[&str] = &["stoke-init", "stoke-net", "stoke-reconcile", "
 const SINGLE_IMPORTERS: &[(&str, &str)] = &[
     ("netlink-packet-route", "stoke-net"),
     ("nftables", "stoke-net"),
-    ("kvm-ioctls", "stoke-vmm"),
+    ("kvm-ioctls", "stoke-sys"),
     ("redb", "stoke-host"),
 ];
 
