@@ -52,6 +52,11 @@ impl Positions {
         self.0.insert(field.to_owned(), at);
     }
 
+    /// Whether a field is not written there.
+    pub(super) fn lacks(&self, field: &str) -> bool {
+        !self.0.contains_key(field)
+    }
+
     /// Where a field is; if it is not written there, where the nearest field around it is.
     pub fn find(&self, field: &str) -> Option<Position> {
         let mut field = field;

@@ -90,7 +90,8 @@ fn parse(path: PathBuf, text: &str, findings: &mut Vec<Finding>) -> Loaded {
     }));
     let mut objects = Vec::new();
     for document in documents.iter().filter(|document| !document.is_nothing()) {
-        let (object, walk) = read_document(document);
+        let (object, mut walk) = read_document(document);
+        walk.wrong.sort_by_key(|wrong| wrong.at);
         findings.extend(walk.wrong.into_iter().map(|wrong| Finding {
             path: path.clone(),
             at: Some(wrong.at),
@@ -115,7 +116,8 @@ fn read_document(document: &Node) -> (Option<AnyObject>, Walk<'static>) {
     let Some(kind) = read_kind(document, &mut walk) else { return (None, walk) };
     walk.whole = schema::of(kind);
     let value = walk_object(kind, document, &mut walk);
-    if !walk.wrong.is_empty() {
+    // A field that does not exist hides nothing else that is wrong.
+    if !walk.is_whole() {
         return (None, walk);
     }
     match serde_json::from_value::<AnyObject>(value) {
@@ -168,12 +170,12 @@ fn walk_object(kind: Kind, document: &Node, walk: &mut Walk<'static>) -> Value {
     let ours = |(key, _): &&(tree::Key, Node)| !["apiVersion", "kind", "status"].contains(&key.text.as_str());
     let written: Vec<_> = entries.iter().filter(ours).cloned().collect();
     if let Some((key, _)) = entries.iter().find(|(key, _)| key.text == "status") {
-        walk.wrong(key.at, "status", "is written by Stokehold", Some("leave it out of files".to_owned()));
+        walk.leave_out(key.at, "status", "is written by Stokehold", Some("leave it out of files".to_owned()));
     }
     if let Some(Content::Map(metadata)) = document.get("metadata").map(|node| &node.content) {
         for (key, _) in metadata.iter().filter(|(key, _)| STORE_FIELDS.contains(&key.text.as_str())) {
             let field = format!("metadata.{}", key.text);
-            walk.wrong(key.at, &field, "is written by Stokehold", Some("leave it out of files".to_owned()));
+            walk.leave_out(key.at, &field, "is written by Stokehold", Some("leave it out of files".to_owned()));
         }
     }
     let node = Node { at: document.at, content: Content::Map(written) };
@@ -193,6 +195,9 @@ fn check(object: &AnyObject, walk: &mut Walk<'_>) {
         walk.wrong(at(walk, field), field, message, Some("leave it out".to_owned()));
     }
     for problem in object.check() {
+        if walk.may_be_misspelt(&problem.field) {
+            continue;
+        }
         walk.wrong(at(walk, &problem.field), &problem.field, problem.message, None);
     }
 }

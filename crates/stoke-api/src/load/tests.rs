@@ -81,6 +81,25 @@ fn everything_is_reported_at_once() {
 }
 
 #[test]
+fn an_unknown_field_hides_nothing_else() {
+    let lan = object(
+        "Lan",
+        "spec:\n  subnets: [{name: a, cidr: 10.0.0.0/24}, {name: b, cidr: 10.0.0.128/25}]\n  egres: None\nstatus: {}\n",
+    );
+    insta::assert_snapshot!(findings(&lan), @r#"
+    lab.yaml:5:59: spec.subnets[1].cidr: 10.0.0.128/25 overlaps 10.0.0.0/24 of subnet "a"
+    lab.yaml:6:3: spec: unknown field "egres"; did you mean "egress"?
+    lab.yaml:7:1: status: is written by Stokehold; leave it out of files
+    "#);
+    // What only follows from the misspelt name is not told.
+    let image = object("Image", "spec:\n  source: {debain: {suite: bookworm}}\n  forms: {netboots: {}}\n");
+    insta::assert_snapshot!(findings(&image), @r#"
+    lab.yaml:5:12: spec.source: unknown field "debain"; did you mean "debian"?
+    lab.yaml:6:11: spec.forms: unknown field "netboots"; did you mean "netboot"?
+    "#);
+}
+
+#[test]
 fn what_people_get_wrong() {
     let subnet = "{name: v4, cidr: 10.0.0.0/24}";
     let lan = |rest: &str| object("Lan", rest);

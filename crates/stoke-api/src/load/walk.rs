@@ -26,11 +26,37 @@ pub(super) struct Walk<'a> {
     pub(super) whole: Schema<'a>,
     pub(super) positions: Positions,
     pub(super) wrong: Vec<Wrong>,
+    /// How many of these are about a field that was left out of the object: what is left can still be looked at.
+    left_out: usize,
+    /// The objects that these were in.
+    around: Vec<String>,
+    /// The fields that were probably meant.
+    meant: Vec<String>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(whole: Schema<'a>) -> Self {
-        Self { whole, positions: Positions::default(), wrong: Vec::new() }
+        let positions = Positions::default();
+        Self { whole, positions, wrong: Vec::new(), left_out: 0, around: Vec::new(), meant: Vec::new() }
+    }
+
+    /// Whether the object is whole but for fields that it should not have.
+    pub(super) fn is_whole(&self) -> bool {
+        self.wrong.len() == self.left_out
+    }
+
+    /// Whether something may be wrong with a field only because a name is misspelt: that is what to mend first.
+    pub(super) fn may_be_misspelt(&self, field: &str) -> bool {
+        let is_in =
+            |outer: &str| field.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        let absent = |meant: &&String| self.positions.lacks(meant);
+        self.around.iter().any(|around| around == field) || self.meant.iter().filter(absent).any(|meant| is_in(meant))
+    }
+
+    /// A field that is no part of the object and is left out of it.
+    pub(super) fn leave_out(&mut self, at: Position, field: &str, message: impl Into<String>, hint: Option<String>) {
+        self.left_out += 1;
+        self.wrong(at, field, message, hint);
     }
 
     pub(super) fn wrong(&mut self, at: Position, field: &str, message: impl Into<String>, hint: Option<String>) {
@@ -79,12 +105,14 @@ impl<'a> Walk<'a> {
     fn unknown(&mut self, schema: Schema<'a>, key: &Key, field: &str) {
         let known: Vec<_> = schema.fields().map(|(name, _)| name).collect();
         let near = super::finding::nearest(&key.text, known.iter().copied());
+        self.around.push(field.to_owned());
+        self.meant.extend(near.map(|near| field_of(field, near)));
         let elsewhere = near.is_none().then(|| owner(self.whole, &key.text, "", 0)).flatten();
         let hint = match elsewhere {
             Some(place) => Some(format!("it belongs to {place}")),
             None => suggest(&key.text, &known, "the fields here are"),
         };
-        self.wrong(key.at, field, format!("unknown field {:?}", key.text), hint);
+        self.leave_out(key.at, field, format!("unknown field {:?}", key.text), hint);
     }
 
     fn map(&mut self, schema: Schema<'a>, entries: &[(Key, Node)], field: &str) -> Value {
