@@ -3,12 +3,12 @@
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStderr, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
 
 use fs_err as fs;
 use fs_err::File;
-use rustix::process::{Signal, geteuid, kill_process};
+use rustix::process::geteuid;
 use stoke_api::objects::DebianSource;
 
 use crate::BuildError;
@@ -92,7 +92,7 @@ pub(crate) fn install(
     space: &mut Space,
     progress: &mut dyn FnMut(u8),
 ) -> Result<(), BuildError> {
-    let mut command = mortal(process::find(site.mmdebstrap)?.as_os_str());
+    let mut command = contained(site)?;
     command.args(&plan.arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("SOURCE_DATE_EPOCH", site.epoch.to_string());
     // The initramfs is ours: without this the kernel's package makes one that is thrown away (kernel's postinst hook of
@@ -115,6 +115,22 @@ pub(crate) fn install(
     // A failed write of ours closes the pipe, and then mmdebstrap fails too: ours is the reason.
     tree.map_err(|error| space.explain(error))?;
     if status.success() { Ok(()) } else { Err(explain(site.mmdebstrap, source, &said, status, space)) }
+}
+
+/// mmdebstrap, so that all that it starts and mounts goes when this process goes.
+///
+/// As root it mounts into its tree without a namespace of its own, and leaves that there when it is killed: it gets a
+/// mount namespace, and a process namespace that ends with its first process. An ordinary user's has both anyway.
+fn contained(site: &Site<'_>) -> Result<Command, BuildError> {
+    let mmdebstrap = process::find(site.mmdebstrap)?;
+    match site.privilege {
+        Privilege::Unshare => Ok(mortal(mmdebstrap.as_os_str())),
+        Privilege::Root => {
+            let mut command = mortal(process::find(OsStr::new("unshare"))?.as_os_str());
+            command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(mmdebstrap);
+            Ok(command)
+        }
+    }
 }
 
 /// Where mmdebstrap builds: in our workspace, unless the ids of an ordinary user's namespace cannot reach it.
@@ -157,7 +173,8 @@ fn follow(
             space.needed = space.needed.max(size.saturating_mul(2));
             if let Err(error) = space.check() {
                 full = Some(error);
-                terminate(child);
+                // Whatever is left of the tree goes with the workspace. That it has ended already is as good.
+                let _ = child.kill();
             }
         }
     }
@@ -167,14 +184,6 @@ fn follow(
 fn lines(stderr: ChildStderr) -> impl Iterator<Item = io::Result<String>> {
     let lossy = |line: io::Result<Vec<u8>>| line.map(|line| String::from_utf8_lossy(&line).into_owned());
     BufReader::new(stderr).split(b'\n').map(lossy)
-}
-
-/// Asks mmdebstrap to end; it then removes its own tree.
-fn terminate(child: &Child) {
-    let number = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = number {
-        let _ = kill_process(pid, Signal::TERM);
-    }
 }
 
 /// `After this operation, 583 MB of additional disk space will be used.` in bytes.
@@ -252,13 +261,8 @@ fn explain(tool: &OsStr, source: &DebianSource, said: &str, status: ExitStatus, 
     if full {
         return space.exhausted();
     }
-    if let Some((_, after)) = said.rsplit_once(HOOK_MARK) {
-        let (index, output) = after.split_once('\n').unwrap_or((after, ""));
-        let field = format!("spec.source.debian.hooks.customize[{index}]");
-        let own = output.lines().take_while(|line| !line.starts_with("E: ") && !line.starts_with("I: "));
-        let message = process::last_lines(&own.collect::<Vec<_>>().join("\n"));
-        let message = if message.is_empty() { "it said nothing".to_owned() } else { message };
-        return BuildError::Hook { field, message };
+    if let Some(error) = failed_hook(said) {
+        return error;
     }
     let archive = ["does not have a Release file", "Failed to fetch", "The following signatures", "is not signed"];
     let about_archive = said.lines().find(|line| {
@@ -271,6 +275,20 @@ fn explain(tool: &OsStr, source: &DebianSource, said: &str, status: ExitStatus, 
         }
         None => failure(tool, status, said, space),
     }
+}
+
+/// The hook that was started last, if the installation came so far, and what it said. mmdebstrap's own lines quote the
+/// hook's text; only the mark at the beginning of a line was said by the hook.
+fn failed_hook(said: &str) -> Option<BuildError> {
+    let lines: Vec<&str> = said.lines().collect();
+    let started = lines.iter().rposition(|line| line.starts_with(HOOK_MARK))?;
+    let (mark, rest) = lines.get(started..)?.split_first()?;
+    let field = format!("spec.source.debian.hooks.customize[{}]", mark.strip_prefix(HOOK_MARK)?);
+    let own: Vec<&str> =
+        rest.iter().take_while(|line| !line.starts_with("E: ") && !line.starts_with("I: ")).copied().collect();
+    let message = process::last_lines(&own.join("\n"));
+    let message = if message.is_empty() { "it said nothing".to_owned() } else { message };
+    Some(BuildError::Hook { field, message })
 }
 
 fn unknown_package(line: &str) -> Option<String> {
@@ -290,6 +308,16 @@ mod tests {
             Some(1_583_000_000)
         );
         assert_eq!(occupied("After this operation, 12 kB disk space will be freed."), None);
+    }
+
+    #[test]
+    fn the_hook_that_failed_is_told_by_what_it_said() {
+        let said = "I: running --customize-hook: echo 'stokehold: hook 0'\nstokehold: hook 0\nfine\n\
+                    I: running --customize-hook: echo 'stokehold: hook 1'\nstokehold: hook 1\nno such user\n\
+                    E: command failed: echo 'stokehold: hook 1' >&2; chroot\n";
+        let error = failed_hook(said).unwrap();
+        assert_eq!(error.field(), Some("spec.source.debian.hooks.customize[1]"));
+        assert_eq!(error.to_string(), "hook failed: no such user");
     }
 
     #[test]

@@ -13,9 +13,9 @@ use crate::BuildError;
 const QUOTED_LINES: usize = 12;
 
 /// Arguments of `setpriv` for a program that ends with its parent.
-pub(crate) const MORTAL: [&str; 3] = ["--pdeathsig", "TERM", "--"];
+pub(crate) const MORTAL: [&str; 3] = ["--pdeathsig", "KILL", "--"];
 
-/// A command that gets SIGTERM when this process dies, so that a killed build leaves no installation running.
+/// A command that is killed when this process dies, so that a killed build leaves no installation running.
 /// `setpriv` sets the signal and then becomes the program.
 pub(crate) fn mortal(program: &OsStr) -> Command {
     let mut command = Command::new("setpriv");
