@@ -1,8 +1,11 @@
 //! `cargo xtask demo`: the main job on this host, from nothing to a console, and back to nothing.
 
 use std::io::IsTerminal as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -73,8 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let demo = prepare(&programs, options)?;
     let objects = write_objects(&demo, options.firmware)?;
     let mut up = start(&demo, &objects)?;
-    let ready = wait(&demo, &mut up);
-    let shown = ready.and_then(|()| show(&demo, built, begin.elapsed(), options.keep));
+    let shown = wait(&demo, &mut up).and_then(|moments| show(&demo, built, &moments, options.keep));
     if options.keep && shown.is_ok() {
         return Ok(());
     }
@@ -116,22 +118,41 @@ fn write_objects(demo: &Demo, firmware: Firmware) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Starts `stoke up` where Ctrl-C does not reach it: the demo itself ends what it began.
 fn start(demo: &Demo, objects: &Path) -> Result<Child> {
     let objects = objects.to_string_lossy();
-    demo.stoke(&["up", &objects]).stdin(Stdio::null()).spawn().context("cannot start stoke up")
+    let mut up = demo.stoke(&["up", &objects]);
+    up.stdin(Stdio::null()).process_group(0).spawn().context("cannot start stoke up")
 }
 
+/// When each object was ready, since `stoke up` began.
+type Moments = Vec<(String, Duration)>;
+
 /// Waits until every machine is ready; what happens meanwhile, `stoke up` itself tells.
-fn wait(demo: &Demo, up: &mut Child) -> Result<()> {
+fn wait(demo: &Demo, up: &mut Child) -> Result<Moments> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
     let begin = Instant::now();
+    let mut moments = Moments::new();
     while begin.elapsed() < LIMIT {
         if let Some(status) = up.try_wait()? {
             bail!("stoke up ended ({status})");
         }
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
         let objects = demo.objects().unwrap_or_default();
-        let machines: Vec<_> = objects.iter().filter(|object| text(object, "/kind") == "Machine").collect();
-        if !machines.is_empty() && machines.iter().all(|machine| is_ready(machine)) {
-            return Ok(());
+        for object in objects.iter().filter(|object| is_ready(object)) {
+            let name = format!("{} {}", text(object, "/kind"), text(object, "/metadata/name"));
+            if !moments.iter().any(|(known, _)| *known == name) {
+                moments.push((name, begin.elapsed()));
+            }
+        }
+        let mut machines = objects.iter().filter(|object| text(object, "/kind") == "Machine").peekable();
+        if machines.peek().is_some() && machines.all(is_ready) {
+            return Ok(moments);
         }
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -151,25 +172,27 @@ fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn show(demo: &Demo, built: Duration, all: Duration, keep: bool) -> Result<()> {
+fn show(demo: &Demo, built: Duration, moments: &Moments, keep: bool) -> Result<()> {
     println!("\nWhat runs:");
     print!("{}", output(&mut demo.stoke(&["status"]))?);
     println!("\nMachines:");
     print!("{}", output(&mut demo.stoke(&["get", "machines", "--output", "wide"]))?);
     println!("\nHow long it took:");
-    println!("  {:<28}{:>7.1} s", "packages and programs", built.as_secs_f32());
+    println!("  {:<28}{:>7.1} s  before stoke up", "packages and programs", built.as_secs_f32());
+    for (name, moment) in moments {
+        println!("  {name:<28}{:>7.1} s  ready, since stoke up began", moment.as_secs_f32());
+    }
     for object in demo.objects()? {
         for (phase, milliseconds) in timeline(&object) {
-            let name = format!("{}: {phase}", text(&object, "/metadata/name"));
-            println!("  {name:<28}{:>7.1} s since its kernel began", f64::from(milliseconds) / 1000.0);
+            let name = format!("  {} {phase}", text(&object, "/metadata/name"));
+            println!("  {name:<28}{:>7.1} s  since its kernel began", f64::from(milliseconds) / 1000.0);
         }
     }
-    println!("  {:<28}{:>7.1} s", "all", all.as_secs_f32());
-    let command = format!("{} --state {}", demo.stoke.display(), demo.state.display());
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         demo.stoke(&["console", "node-1"]).status().context("cannot open the console")?;
     }
     if keep {
+        let command = format!("{} --state {}", demo.stoke.display(), demo.state.display());
         println!("\nIt goes on running.\n  come back:  {command} console node-1\n  log in:     {command} ssh node-1");
         println!("  end it:     {command} down");
     }
