@@ -96,6 +96,8 @@ fn prepare(programs: &Path, options: &Options) -> Result<Demo> {
     let folder = if is_root && user.is_none() { "demo" } else { "demo-rootless" };
     let state = cache().join(folder);
     fs_err::create_dir_all(&state)?;
+    // The console's history outlives a machine; a demo begins with an empty one.
+    let _ = fs_err::remove_dir_all(state.join("machines"));
     if let Some(user) = &user {
         crate::run::run("chown", Command::new("chown").arg(format!("{user}:")).arg(&state))?;
     }
