@@ -47,13 +47,18 @@ impl Client {
 
     /// Whether somebody listens.
     pub(crate) async fn is_alive(&self) -> anyhow::Result<bool> {
-        use std::io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{ConnectionRefused, InvalidInput, NotADirectory, NotFound, PermissionDenied};
         match tokio::net::UnixStream::connect(&self.socket).await {
             Ok(_) => Ok(true),
             Err(error) if [NotFound, ConnectionRefused, NotADirectory].contains(&error.kind()) => Ok(false),
             Err(error) if error.kind() == PermissionDenied => Err(Failure::hinted(
                 format!("the Stokehold at {} belongs to another user", self.socket.display()),
                 "be that user, or name an installation of your own with --state",
+            )),
+            // The kernel's limit of a socket's path (`struct sockaddr_un` in Linux' `un.h`).
+            Err(error) if error.kind() == InvalidInput => Err(Failure::hinted(
+                format!("the path of the socket {} is too long", self.socket.display()),
+                "name a folder with a shorter path with --state: a socket's path has at most 107 bytes",
             )),
             Err(error) => Err(error).with_context(|| format!("cannot reach {}", self.socket.display())),
         }
@@ -160,6 +165,14 @@ impl Watch {
 
 /// What people are told when nothing runs here.
 pub(crate) fn nothing_runs(folders: &Folders) -> anyhow::Error {
+    let run = folders.run.canonicalize().unwrap_or_else(|_| folders.run.clone());
+    let workloads = stoke_host::process::serving().into_keys().filter(|socket| socket.starts_with(&run)).count();
+    if workloads > 0 {
+        return Failure::hinted(
+            format!("stoke up does not run here, but {workloads} of the processes that it started go on"),
+            "find them again with: stoke up PATH; or end them with: stoke down",
+        );
+    }
     Failure::hinted(
         format!("no Stokehold runs here (looked at {})", folders.control_socket().display()),
         "start one with: stoke up PATH",

@@ -66,12 +66,26 @@ fn try_print(error: &anyhow::Error) -> io::Result<()> {
     for finding in error.downcast_ref::<BadFiles>().into_iter().flat_map(|bad| &bad.0) {
         writeln!(stderr, "{finding}")?;
     }
-    writeln!(stderr, "{} {error:#}", output::paint_stderr(Color::Red, "error:"))?;
+    writeln!(stderr, "{} {}", output::paint_stderr(Color::Red, "error:"), plain(&format!("{error:#}")))?;
     let hint = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()?.hint.as_deref());
     if let Some(hint) = hint {
         writeln!(stderr, "{} {hint}", output::paint_stderr(Color::Cyan, "hint:"))?;
     }
     Ok(())
+}
+
+/// Without the numbers that the operating system gives its errors: the words say the same.
+fn plain(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let number = part.find(')').filter(|end| part.bytes().take(*end).all(|byte| byte.is_ascii_digit()));
+        match number.and_then(|end| part.get(end + 1..)) {
+            Some(rest) => plain.push_str(rest),
+            None => plain.extend([" (os error ", part]),
+        }
+    }
+    plain
 }
 
 /// Whether the reader of our output went away: success, as for every filter in a pipe.
@@ -85,4 +99,21 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Whether the command line was at fault.
 pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<Failure>().is_some_and(|failure| failure.usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        let cases = [
+            ("cannot make /a: Read-only file system (os error 30)", "cannot make /a: Read-only file system"),
+            ("a: no (os error 2): b", "a: no: b"),
+            ("nothing (os error x) here", "nothing (os error x) here"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(plain(text), wanted);
+        }
+    }
 }

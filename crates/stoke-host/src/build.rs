@@ -119,5 +119,8 @@ fn start(config: ImageBuildConfig, report: PathBuf, shutdown: CancellationToken)
 fn build_image(config: &ImageBuildConfig, build: &Build) -> anyhow::Result<BuiltImage> {
     let tools = stoke_image::Tools::of_host(Binaries::find()?.stoke_init);
     let mut progress = |progress: stoke_image::Progress| build.reached(&progress.stage, progress.percent);
-    Ok(stoke_image::build(config, &tools, &mut progress)?)
+    stoke_image::build(config, &tools, &mut progress).map_err(|error| match error.field() {
+        Some(field) => anyhow::anyhow!("{field}: {error}"),
+        None => error.into(),
+    })
 }

@@ -186,7 +186,8 @@ async fn plan(State(control): Shared, body: Bytes) -> Answer<Json<Planned>> {
     let changes = apply::changes(&current, &merge).into_iter().filter(|(_, change)| *change != Change::Unchanged);
     let changes = changes.collect();
     let picture = control.picture.borrow().clone();
-    Ok(Json(Planned { changes, steps: crate::plan::steps(&picture.observed, merge.objects) }))
+    let steps = crate::plan::steps(&control.folders, &picture.observed, merge.objects).await;
+    Ok(Json(Planned { changes, steps }))
 }
 
 async fn power(State(control): Shared, Path(path): ObjectPath, body: Bytes) -> Answer<StatusCode> {

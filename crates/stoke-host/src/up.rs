@@ -78,6 +78,26 @@ pub async fn up_with(options: UpOptions, binaries: Binaries) -> anyhow::Result<(
     ended
 }
 
+/// The objects of an installation whose `stoke up` does not run, and what runs of it all the same; `None` if there is no
+/// installation. Changes nothing.
+///
+/// # Errors
+/// If it runs after all, or its folders cannot be used.
+pub async fn look(folders: &Folders) -> anyhow::Result<Option<(Arc<LocalStore>, Observed)>> {
+    if !folders.store().exists() {
+        return Ok(None);
+    }
+    let state = fs_err::canonicalize(&folders.state)?;
+    let run = fs_err::canonicalize(&folders.run).unwrap_or_else(|_| folders.run.clone());
+    let folders = Folders { state, run };
+    let _lock = lock(&folders)?;
+    let (picture, seen) = watch::channel(Arc::new(Picture::default()));
+    let mut host = Host::open(folders, Binaries::find()?, picture)?;
+    host.observe().await;
+    let observed = seen.borrow().observed.clone();
+    Ok(Some((host.store.clone(), observed)))
+}
+
 fn make_folders(options: UpOptions) -> anyhow::Result<Folders> {
     for folder in [&options.state, &options.run] {
         let mut builder = std::fs::DirBuilder::new();

@@ -199,7 +199,7 @@ impl<'a> Job<'a> {
 
     fn run(&self, name: &str, reporter: &mut Reporter<'_>) -> Result<BuiltImage, BuildError> {
         let workspace = self.store.workspace()?;
-        let mut space = Space { path: workspace.path().to_owned(), needed: install::SMALLEST_TREE };
+        let mut space = Space { path: self.store.path().to_owned(), needed: install::SMALLEST_TREE };
         space.check()?;
         let tree = self.tree(&workspace, &mut space, reporter)?;
         reporter.at("inspect", 0);

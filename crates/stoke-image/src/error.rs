@@ -19,7 +19,7 @@ pub enum BuildError {
         message: String,
     },
     /// The archive has no such package.
-    #[error("package {package:?} is not in {archive}")]
+    #[error("package {package:?} is not in {archive}; correct its name, or name the component that has it")]
     UnknownPackage {
         /// The field, from the object's root.
         field: String,

@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use stoke_api::{Kind, ObjectRef};
+use stoke_api::objects::Power;
+use stoke_api::{AnyObject, Kind, ObjectRef};
 
 use super::blocking;
+use super::get::ready_condition;
 use crate::cli::{OneMachine, references};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -55,13 +57,22 @@ async fn find(folders: &Folders, reference: &ObjectRef) -> anyhow::Result<PathBu
     let client = Client::new(&folders.control_socket())?;
     if client.is_alive().await? {
         // Says it if there is no such machine.
-        client.object(reference).await?;
+        tell_if_off(&client.object(reference).await?);
         let workloads = client.host().await?.workloads;
         let console = workloads.into_iter().find(|workload| workload.owner == *reference).and_then(|w| w.console);
         return console.ok_or_else(|| absent(reference));
     }
     let path = console(folders, reference);
     path.exists().then_some(path).ok_or_else(|| crate::client::nothing_runs(folders))
+}
+
+/// A console of a machine that is off shows what was, and would look as if nothing came.
+fn tell_if_off(object: &AnyObject) {
+    let AnyObject::Machine(machine) = object else { return };
+    let why = ready_condition(object).map(|condition| condition.message.as_str()).unwrap_or_default();
+    if machine.status.power == Power::Off {
+        eprintln!("{} is off: {why}", object.reference());
+    }
 }
 
 fn absent(reference: &ObjectRef) -> anyhow::Error {

@@ -5,32 +5,49 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use stoke_api::AnyObject;
+use stoke_api::control::ObjectProblem;
+use stoke_api::load::{self, Loaded};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::ImageBuildConfig;
+use stoke_api::{AnyObject, ObjectRef};
 use stoke_host::Binaries;
-use stoke_image::{Progress, Store, Tools};
+use stoke_image::{BuildError, Progress, Store, Tools};
 
 use crate::cli::Files;
-use crate::failure::Failure;
+use crate::failure::{BadFiles, Failure};
 use crate::folders::Folders;
 use crate::output::{self, Table};
 
 pub(crate) fn build(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> {
     let loaded = super::load(&files.paths)?;
+    let objects = loaded.iter().flat_map(|loaded| &loaded.objects);
     let configs: Vec<_> =
-        loaded.iter().flat_map(|loaded| &loaded.objects).filter_map(|(object, _)| config(folders, object)).collect();
+        objects.filter_map(|(object, _)| Some((object.reference(), config(folders, object)?))).collect();
     if configs.is_empty() {
         return Err(Failure::hinted("there is no image in these files", "an image is an object of kind Image"));
     }
     let tools = Tools::of_host(Binaries::find()?.stoke_init);
-    for config in &configs {
+    for (reference, config) in &configs {
         let mut meter = Meter::new(&config.name);
         let built = stoke_image::build(config, &tools, &mut |progress| meter.reached(&progress));
         meter.finish();
-        output::print(&result(&config.name, &built?, meter.began.elapsed()))?;
+        let built = built.map_err(|error| in_its_file(error, reference, &loaded))?;
+        output::print(&result(&config.name, &built, meter.began.elapsed()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error at the field of the file that is to blame, if one is.
+fn in_its_file(error: BuildError, image: &ObjectRef, loaded: &[Loaded]) -> anyhow::Error {
+    let problem = error.field().map(|field| ObjectProblem {
+        object: image.clone(),
+        field: field.to_owned(),
+        message: error.to_string(),
+    });
+    match problem.and_then(|problem| load::locate(loaded, &problem)) {
+        Some(finding) => BadFiles(vec![finding]).into(),
+        None => error.into(),
+    }
 }
 
 fn config(folders: &Folders, object: &AnyObject) -> Option<ImageBuildConfig> {

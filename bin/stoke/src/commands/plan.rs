@@ -1,12 +1,13 @@
 //! `stoke plan PATH…`: what `up` would change.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use stoke_api::control::{Apply, Change, Planned};
+use stoke_host::LocalStore;
 use stoke_host::apply::{ApplyError, merge};
-use stoke_host::{LocalStore, Store as _};
 use stoke_reconcile::{Environment, Observed};
 
 use super::{apply_of, in_files, load};
@@ -22,32 +23,37 @@ pub(crate) async fn run(folders: &Folders, files: &Files) -> anyhow::Result<Exit
     let planned = if client.is_alive().await? {
         client.plan(&apply).await.map_err(|error| in_files(error, &loaded))?
     } else {
-        stopped(folders, &apply).map_err(|error| in_files(error, &loaded))?
+        stopped(folders, &apply).await.map_err(|error| in_files(error, &loaded))?
     };
     output::print(&render(&planned))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The plan of an installation that does not run: from its store, or from nothing if there is none.
-fn stopped(folders: &Folders, apply: &Apply) -> anyhow::Result<Planned> {
+/// The plan of an installation whose `stoke up` does not run: from its store and what goes on without it, or from nothing.
+async fn stopped(folders: &Folders, apply: &Apply) -> anyhow::Result<Planned> {
     let nothing = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let there = folders.store();
-    let path = if there.exists() { there } else { nothing.path().join("store.redb") };
-    let store = LocalStore::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let (store, observed) = match stoke_host::up::look(folders).await? {
+        Some(found) => found,
+        None => empty(folders, nothing.path())?,
+    };
     let merge = merge(&store, apply).map_err(|error| match error {
         ApplyError::Refused(refused) => RefusedError(refused).into(),
         ApplyError::Store(error) => anyhow::Error::from(error),
     })?;
-    let current = store.list()?;
-    let changes = stoke_host::apply::changes(&current, &merge);
+    let changes = stoke_host::apply::changes(&observed.objects, &merge);
+    Ok(Planned { changes, steps: stoke_host::plan::steps(folders, &observed, merge.objects).await })
+}
+
+/// An installation that has nothing yet.
+fn empty(folders: &Folders, store: &Path) -> anyhow::Result<(Arc<LocalStore>, Observed)> {
+    let store = LocalStore::open(&store.join("store.redb")).context("cannot make a store")?;
     let environment = Environment {
         installation: folders.installation(),
         state: folders.state.clone(),
         run: folders.run.clone(),
         ..Environment::default()
     };
-    let observed = Observed { objects: current, workloads: BTreeMap::new(), environment };
-    Ok(Planned { changes, steps: stoke_host::plan::steps(&observed, merge.objects) })
+    Ok((Arc::new(store), Observed { environment, ..Observed::default() }))
 }
 
 fn render(planned: &Planned) -> String {

@@ -14,6 +14,7 @@ use stoke_api::objects::NodeState;
 use stoke_api::{AnyObject, Kind, ObjectRef};
 
 use super::blocking;
+use super::get::ready_condition;
 use crate::cli::{Ssh, references};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -24,7 +25,8 @@ pub(crate) fn run(folders: &Folders, ssh: &Ssh) -> anyhow::Result<ExitCode> {
     let found = references(&words, Some(Kind::Machine), &ssh.namespace)?;
     let reference = found.first().ok_or_else(|| Failure::plain("no machine is named"))?;
     let (host, object) = blocking(ask(folders, reference))?;
-    let (address, keys) = way_in(reference, node_of(&object))?;
+    let why = ready_condition(&object).map(|condition| condition.message.as_str()).unwrap_or_default();
+    let (address, keys) = way_in(reference, node_of(&object), why)?;
     let known_hosts = write_known_hosts(folders, reference, &keys)?;
     if let Some(namespaces) = &host.namespaces {
         // The runtime above is gone: this process has one thread again, as joining a user namespace needs.
@@ -53,13 +55,12 @@ fn node_of(object: &AnyObject) -> Option<&NodeState> {
     }
 }
 
-/// Where the machine is and how it is known, or why nobody can log in yet.
-fn way_in(reference: &ObjectRef, node: Option<&NodeState>) -> anyhow::Result<(Ipv4Addr, Vec<String>)> {
+/// Where the machine is and how it is known, or why nobody can log in yet; `why` is what it says of itself.
+fn way_in(reference: &ObjectRef, node: Option<&NodeState>, why: &str) -> anyhow::Result<(Ipv4Addr, Vec<String>)> {
     let Some(node) = node else {
-        return Err(Failure::hinted(
-            format!("{reference} has not booted yet"),
-            "follow it: stoke get machines --watch",
-        ));
+        let why = if why.is_empty() { "yet" } else { &format!("yet: {why}") };
+        let hint = format!("stoke describe {reference} says more");
+        return Err(Failure::hinted(format!("{reference} has not booted {why}"), hint));
     };
     match (node.address, node.ssh_host_keys.is_empty()) {
         (Some(address), false) => Ok((address, node.ssh_host_keys.clone())),
@@ -120,7 +121,7 @@ mod tests {
 
     fn said(node: Option<&NodeState>) -> String {
         let reference = ObjectRef { kind: Kind::Machine, namespace: None, name: "a".parse().unwrap() };
-        way_in(&reference, node).unwrap_err().to_string()
+        way_in(&reference, node, "").unwrap_err().to_string()
     }
 
     #[test]

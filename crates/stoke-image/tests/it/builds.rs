@@ -262,7 +262,9 @@ fn a_package_that_nobody_has_is_told_once_and_by_its_field() {
     let store = dir.path().join("images");
     let error = build(&config(&store, spec(&["systemd-sysv", "no-such-package"])), &tools(dir.path()), &mut silent);
     let error = error.unwrap_err();
-    assert_eq!(error.to_string(), r#"package "no-such-package" is not in bookworm main"#);
+    let said =
+        r#"package "no-such-package" is not in bookworm main; correct its name, or name the component that has it"#;
+    assert_eq!(error.to_string(), said);
     assert_eq!(error.field(), Some("spec.source.debian.packages[1]"));
     assert_eq!(fs::read_dir(store.join("tmp")).unwrap().count(), 0);
     assert!(Store::open(&store).unwrap().list().unwrap().is_empty());
