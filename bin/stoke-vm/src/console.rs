@@ -243,8 +243,9 @@ async fn show(mut to: OwnedWriteHalf, shared: Arc<Shared>) {
     let mut length = shared.length.clone();
     let mut offset = shared.log.history_start();
     loop {
-        let known = *length.borrow_and_update();
-        offset = next_offset(offset, known);
+        // Only a word that there is more: it is late, and reading goes on past it.
+        length.mark_unchanged();
+        offset = next_offset(offset, shared.log.length());
         let piece = shared.log.read(offset);
         if piece.is_empty() {
             if length.changed().await.is_err() {
@@ -259,7 +260,8 @@ async fn show(mut to: OwnedWriteHalf, shared: Arc<Shared>) {
     }
 }
 
-/// Where to read on: further on if the viewer fell far behind, at the new end if somebody emptied the log.
+/// Where to read on: further on if the viewer fell far behind, at the new end if somebody emptied the log, whose length
+/// now this is.
 fn next_offset(offset: u64, length: u64) -> u64 {
     if length.saturating_sub(offset) > FAR_BEHIND { length - HISTORY } else { offset.min(length) }
 }
@@ -273,5 +275,31 @@ mod tests {
         assert_eq!(next_offset(0, FAR_BEHIND + 1), FAR_BEHIND + 1 - HISTORY);
         assert_eq!(next_offset(7, 1000), 7);
         assert_eq!(next_offset(7, 3), 3);
+    }
+
+    #[tokio::test]
+    async fn a_viewer_who_reads_faster_than_the_news_spreads_sees_everything_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        let (news, length) = watch::channel(0);
+        let (keys, _typed) = mpsc::channel(1);
+        fs_err::write(&path, "0123456789").unwrap();
+        let (viewer, ours) = UnixStream::pair().unwrap();
+        // Told of nothing yet, the viewer reads what is there.
+        let shared = Shared { log: ConsoleLog::new(&path), length, keys };
+        let shown = tokio::spawn(show(ours.into_split().1, Arc::new(shared)));
+        let mut viewer = tokio::io::BufReader::new(viewer);
+        let mut seen = vec![0; 10];
+        viewer.read_exact(&mut seen).await.unwrap();
+        for told in [5, 10] {
+            news.send_replace(told);
+            tokio::task::yield_now().await;
+        }
+        fs_err::write(&path, "0123456789abc").unwrap();
+        news.send_replace(13);
+        drop(news);
+        shown.await.unwrap();
+        viewer.read_to_end(&mut seen).await.unwrap();
+        assert_eq!(String::from_utf8(seen).unwrap(), "0123456789abc");
     }
 }

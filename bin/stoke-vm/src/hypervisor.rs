@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use stoke_api::workload::VmConfig;
-use stoke_vmm::client::{Client, Events, QmpError};
+use stoke_vmm::client::{Client, Events, OnReboot, QmpError};
 use stoke_vmm::process::{Process, last_messages, spawn};
 use stoke_vmm::qmp::Event;
 use stoke_vmm::spec::{Accelerator, Placement, Tap, VmFiles, VmSpec};
@@ -65,6 +65,8 @@ impl Hypervisor {
         let start = memory.record().start.clone().context("a QEMU runs that nobody remembers to have started")?;
         tracing::info!(pid, "adopted the running machine");
         let hypervisor = Self { process, control: Some((client, events)), files: files.clone(), start };
+        // Whoever owned it before may have been about to end it.
+        hypervisor.on_reboot(OnReboot::Reset).await;
         hypervisor.release().await?;
         Ok(Some(hypervisor))
     }
@@ -82,7 +84,7 @@ impl Hypervisor {
         let ports = ports::open(config).await?;
         let spec = VmSpec::of(config);
         let links = ports.iter().map(|port| port.link.clone()).collect();
-        let start = Start { spec, accelerator, reason, links, at_ms: now_ms() };
+        let start = Start { spec, accelerator, reason, links, at_ms: now_ms(), reset_ms: 0 };
         memory.change(|record| record.start = Some(start.clone()))?;
         let place = |taps| Placement { accelerator, firmware, taps, files: files.clone() };
         let process = launch(&start.spec, &ports, files, place)?;
@@ -160,6 +162,39 @@ impl Hypervisor {
         let (client, _) = self.control.as_ref().context("QEMU does not answer")?;
         client.execute(name, None).await?;
         Ok(())
+    }
+
+    /// Says what a reboot of the guest does from now on.
+    pub(crate) async fn on_reboot(&self, action: OnReboot) {
+        let Some((client, _)) = &self.control else { return };
+        if let Err(error) = client.on_reboot(action).await {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::debug!(%error, cause, "QEMU keeps what it does at a reboot");
+        }
+    }
+
+    /// Presses the power button, for guests that have somebody who listens to it.
+    pub(crate) async fn press_power_button(&self) {
+        self.press("power button", Client::press_power_button).await;
+    }
+
+    /// Presses Ctrl-Alt-Delete, for all others.
+    pub(crate) async fn press_ctrl_alt_delete(&self) {
+        self.press("Ctrl-Alt-Delete", Client::press_ctrl_alt_delete).await;
+    }
+
+    async fn press(&self, what: &str, key: impl AsyncFnOnce(&Client) -> Result<(), QmpError>) {
+        let Some((client, _)) = &self.control else { return };
+        if let Err(error) = key(client).await {
+            tracing::warn!(%error, what, "cannot press a key of the guest's");
+        }
+    }
+
+    /// Notes that the guest was reset.
+    pub(crate) fn was_reset(&mut self, memory: &mut Memory) -> anyhow::Result<()> {
+        self.start.reset_ms = now_ms();
+        let start = self.start.clone();
+        memory.change(|record| record.start = Some(start))
     }
 
     /// Ends QEMU at once.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -31,11 +31,6 @@ impl ConsoleLog {
     /// The log in this file, which need not exist yet.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
-    }
-
-    /// Its file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Everything that was ever written, in bytes.
@@ -123,6 +118,6 @@ mod tests {
         assert_eq!(hole_end, 6 << 20);
         assert_eq!(log.trim(hole_end), hole_end);
         assert_eq!((log.length(), log.tail()), (10 << 20, tail));
-        assert!(fs_err::metadata(log.path()).unwrap().blocks() * 512 <= 5 << 20);
+        assert!(fs_err::metadata(&log.path).unwrap().blocks() * 512 <= 5 << 20);
     }
 }

@@ -19,6 +19,7 @@
 
 mod describe;
 mod events;
+mod stopping;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use crate::hypervisor::{Happening, Hypervisor};
 use crate::metrics::Metrics;
 use crate::record::Memory;
 use crate::vm::SharedReport;
+use stopping::{Goal, Stage};
 
 /// First and longest pause before a machine that ended is started again; doubled each time.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
@@ -42,14 +44,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fr
 /// A machine that ran this long is no failure of its start.
 const STABLE: Duration = Duration::from_mins(1);
 
-/// The power button is pressed again this often: a guest that is still booting does not see the first press.
-const PRESS_AGAIN: Duration = Duration::from_secs(5);
-
 /// How long firmware that found nothing to boot from is left alone before it is made to try again.
 const TRY_AGAIN: Duration = Duration::from_secs(3);
-
-/// What QEMU has to end after `quit`.
-const QUIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The machine's state.
 #[derive(Debug)]
@@ -62,22 +58,6 @@ enum State {
     Stopping(Hypervisor, Goal, Stage),
     /// There is no QEMU, and there should be.
     Failed { retry_at: Instant },
-}
-
-/// What comes after the stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goal {
-    Off,
-    Restart,
-}
-
-/// How a stop goes on.
-#[derive(Clone, Copy, Debug)]
-enum Stage {
-    /// The guest was asked to end by itself, which it may do until `deadline`.
-    Asked { press_at: Instant, deadline: Instant },
-    /// QEMU was told to quit; it is killed at this moment.
-    Quitting { kill_at: Instant },
 }
 
 /// The owner of a machine.
@@ -257,19 +237,6 @@ impl Machine {
         self.state = State::Failed { retry_at: Instant::now() + pause };
     }
 
-    /// Asks the guest to end. It may be none that listens: then it is cut off when its time is over.
-    async fn stop(&mut self, goal: Goal) -> bool {
-        let grace = Duration::from_secs(self.config.borrow().grace_seconds.into());
-        if let State::Running(hypervisor) = std::mem::replace(&mut self.state, State::Off) {
-            tracing::info!(?goal, ?grace, "shutting the guest down");
-            press_power_button(&hypervisor).await;
-            let now = Instant::now();
-            let stage = Stage::Asked { press_at: now + PRESS_AGAIN, deadline: now + grace };
-            self.state = State::Stopping(hypervisor, goal, stage);
-        }
-        false
-    }
-
     /// Waits until something may have to be done.
     async fn wait(&mut self) {
         let stopping = self.shutdown.is_cancelled();
@@ -309,8 +276,7 @@ impl Machine {
                 BootRetry::None | BootRetry::ByItself => None,
             },
             State::Failed { retry_at } => Some(*retry_at),
-            State::Stopping(_, _, Stage::Asked { press_at, deadline }) => Some(*press_at.min(deadline)),
-            State::Stopping(_, _, Stage::Quitting { kill_at }) => Some(*kill_at),
+            State::Stopping(_, _, stage) => Some(stage.due()),
         }
     }
 
@@ -334,25 +300,8 @@ impl Machine {
                 tracing::warn!(error = format!("{error:#}"), "cannot reset the guest");
             }
         }
-        let State::Stopping(hypervisor, goal, stage) = &mut self.state else { return };
-        match stage {
-            Stage::Asked { deadline, .. } if *deadline <= now => {
-                let cut = if *goal == Goal::Restart { "system_reset" } else { "quit" };
-                tracing::warn!(command = cut, "the guest did not end in time");
-                if hypervisor.command(cut).await.is_err() {
-                    hypervisor.kill();
-                }
-                *stage = Stage::Quitting { kill_at: now + QUIT_LIMIT };
-            }
-            Stage::Asked { press_at, .. } if *press_at <= now => {
-                *press_at = now + PRESS_AGAIN;
-                press_power_button(hypervisor).await;
-            }
-            Stage::Quitting { kill_at } if *kill_at <= now => {
-                hypervisor.kill();
-                *kill_at = now + QUIT_LIMIT;
-            }
-            Stage::Asked { .. } | Stage::Quitting { .. } => {}
+        if let State::Stopping(hypervisor, goal, stage) = &mut self.state {
+            stage.go_on(hypervisor, *goal, now).await;
         }
     }
 
@@ -373,11 +322,5 @@ async fn happening(state: &mut State) -> Happening {
     match state {
         State::Running(hypervisor) | State::Stopping(hypervisor, _, _) => hypervisor.next().await,
         State::Off | State::Failed { .. } => std::future::pending().await,
-    }
-}
-
-async fn press_power_button(hypervisor: &Hypervisor) {
-    if let Err(error) = hypervisor.command("system_powerdown").await {
-        tracing::warn!(error = format!("{error:#}"), "cannot press the guest's power button");
     }
 }

@@ -37,6 +37,16 @@ pub(crate) struct Start {
     pub(crate) links: Vec<LinkName>,
     /// Milliseconds since 1970.
     pub(crate) at_ms: u64,
+    /// When the guest was last reset since, by whomever, in milliseconds since 1970; 0 if it was not.
+    #[serde(default)]
+    pub(crate) reset_ms: u64,
+}
+
+impl Start {
+    /// When the boot that runs began, in milliseconds since 1970.
+    pub(crate) fn boot_ms(&self) -> u64 {
+        self.at_ms.max(self.reset_ms)
+    }
 }
 
 impl Default for Record {
@@ -116,6 +126,16 @@ mod tests {
         let again = Memory::open(&path).unwrap();
         assert!(again.existed());
         assert_eq!(again.record(), memory.record());
+    }
+
+    #[test]
+    fn a_record_from_before_resets_were_noted_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("machine.json");
+        let spec = r#"{"name":"a","uuid":"u","cpus":1,"memory":"1Gi","firmware":"Bios","macs":[]}"#;
+        let start = format!(r#"{{"spec":{spec},"accelerator":"tcg","reason":"","links":[],"atMs":7}}"#);
+        fs_err::write(&path, format!(r#"{{"version":1,"reboots":0,"ended":false,"start":{start}}}"#)).unwrap();
+        assert_eq!(Memory::open(&path).unwrap().record().start.as_ref().unwrap().boot_ms(), 7);
     }
 
     #[test]

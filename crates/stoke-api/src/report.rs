@@ -133,7 +133,7 @@ pub struct VmReport {
     pub accelerator_reason: String,
     /// Reboots done.
     pub reboots: u64,
-    /// When the guest was started: milliseconds since 1970.
+    /// When the guest was started or, if that was later, reset: milliseconds since 1970. Its present boot began then.
     pub started_ms: Option<u64>,
     /// Links of the host that its interfaces are, in order.
     pub links: Vec<LinkName>,

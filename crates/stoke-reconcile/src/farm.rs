@@ -12,7 +12,7 @@ use crate::names::{farm_folder, key, machine_uuid, nic_mac};
 use crate::observed::{Desired, FarmPartRequest};
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Farm, View, sibling};
-use crate::{image, lan, server};
+use crate::{image, lan, machine, server};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
     request_parts(view, reference, farm, desired);
@@ -22,7 +22,11 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
     }
     let images = images(view, reference, farm);
     let nodes = nodes(view, reference, farm);
-    let ready = |node: &&FarmNode| node_state(view, reference, &node.owner).is_some_and(|state| state.ready);
+    let ready = |node: &&FarmNode| match view.machine(&node.owner) {
+        // A machine that was switched off or reset tells the farm nothing: only its stoke-vm knows.
+        Some(machine) => machine::is_ready(view, &node.owner, machine),
+        None => node_state(view, reference, &node.owner).is_some_and(|state| state.ready),
+    };
     let status = FarmStatus {
         conditions: vec![ready_condition(&state(view, reference, farm)), network_trust(farm)],
         observed_generation: farm.metadata.generation.unwrap_or_default(),

@@ -91,10 +91,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
 }
 
 fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Result<(), Waiting>) -> MachineStatus {
-    let name = workload_name(reference);
-    // A machine goes on while its stoke-vm is started again; what that said last holds until it says more.
-    let fails = view.workload(&name).is_some_and(|seen| seen.failure.is_some() && !seen.running);
-    let vm = view.vm_report(&name).filter(|_| view.kept(&name) && !fails);
+    let vm = report(view, reference);
     let node = vm.and_then(|vm| node(view, reference, machine, vm));
     let on = vm.is_some_and(|vm| vm.power == Power::On);
     let state = state(view, reference, machine, vm, node.as_ref(), gate);
@@ -110,6 +107,14 @@ fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Resu
         links: vm.map(|vm| vm.links.clone()).unwrap_or_default(),
         node,
     }
+}
+
+/// What the machine's stoke-vm says. A machine goes on while that is started again: what it said last holds until it says
+/// more.
+fn report<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a VmReport> {
+    let name = workload_name(reference);
+    let fails = view.workload(&name).is_some_and(|seen| seen.failure.is_some() && !seen.running);
+    view.vm_report(&name).filter(|_| view.kept(&name) && !fails)
 }
 
 fn running(on: bool, vm: Option<&VmReport>, state: &Result<(&'static str, String), Waiting>) -> Condition {
@@ -142,6 +147,9 @@ fn state(
     if machine.spec.run_strategy == RunStrategy::Halted {
         return Err(stopping(vm, "its run strategy is Halted"));
     }
+    if vm.is_some_and(|vm| reboots(machine, vm)) {
+        return Err(Waiting::new("Rebooting", "it is rebooting by request"));
+    }
     let Some(vm) = vm else {
         gate.clone()?;
         view.started(&workload_name(reference))?;
@@ -164,8 +172,27 @@ fn stopping(vm: Option<&VmReport>, message: &str) -> Waiting {
     }
 }
 
-/// What is known of the boot that runs. What was reported before the machine was started is of an earlier one.
+/// Whether it was asked to reboot and has not done so yet.
+fn reboots(machine: &Machine, vm: &VmReport) -> bool {
+    vm.power == Power::On && machine.status.reboots_requested > vm.reboots
+}
+
+/// Whether the machine's node is up: of the boot that runs, and not on its way down.
+pub(crate) fn is_ready(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> bool {
+    report(view, reference).and_then(|vm| node(view, reference, machine, vm)).is_some_and(|node| node.ready)
+}
+
+/// What is known of the boot that runs, which ends when the machine was asked to go down.
 fn node(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmReport) -> Option<NodeState> {
+    let state = running_boot(view, reference, machine, vm)?;
+    if power(machine) == Power::On && !reboots(machine, vm) {
+        return Some(state);
+    }
+    Some(NodeState { phase: Phase::Stopping, ready: false, ..state })
+}
+
+/// What was reported since the machine was started or reset. Anything older is of an earlier boot.
+fn running_boot(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmReport) -> Option<NodeState> {
     let farm = farm_of(reference, machine)?;
     let started = vm.started_ms.filter(|_| vm.power == Power::On)?;
     let begun = |state: &NodeState| {

@@ -361,6 +361,67 @@ fn a_stopped_machine_is_switched_off_and_not_started_anew() {
     assert_eq!(world.said(Kind::Machine, "node-1"), "False Stopped: stopped by request; `stoke start` takes it back");
 }
 
+/// The lab with `node-1` up since 01:00:00 of the first day, its hypervisor since a minute before.
+fn a_lab_that_is_up() -> World {
+    let mut world = World::new(lab());
+    world.settle();
+    vm_report(&mut world).started_ms = Some(3_540_000);
+    let boot_started = "1970-01-01T01:00:00Z".to_owned();
+    world.node_reports(NodeState { phase: Phase::Ready, ready: true, boot_started, ..NodeState::default() });
+    world.round();
+    assert!(world.said(Kind::Machine, "node-1").starts_with("True NodeReady"));
+    world
+}
+
+fn vm_report(world: &mut World) -> &mut VmReport {
+    let Report::Vm(report) = world.report("vm-default-node-1") else { panic!("a vm's report") };
+    report
+}
+
+fn machine_status(world: &mut World) -> &mut stoke_api::objects::MachineStatus {
+    let AnyObject::Machine(machine) = world.object(Kind::Machine, "node-1") else { panic!("a machine") };
+    &mut machine.status
+}
+
+/// What `node-1` says of itself, and how many nodes its farm calls ready.
+fn after_a_round(world: &mut World) -> (String, Option<Phase>, u32) {
+    world.settle();
+    let phase = machine_status(world).node.as_ref().map(|node| node.phase);
+    let AnyObject::Farm(farm) = world.object(Kind::Farm, "lab") else { panic!("a farm") };
+    let ready_nodes = farm.status.ready_nodes;
+    (world.said(Kind::Machine, "node-1"), phase, ready_nodes)
+}
+
+#[test]
+fn a_machine_that_was_stopped_shows_nothing_of_its_last_boot() {
+    use stoke_api::objects::Power;
+    let mut world = a_lab_that_is_up();
+    machine_status(&mut world).stop_requested = true;
+    let goes_down = ("False Stopping: it is shutting down".to_owned(), Some(Phase::Stopping), 0);
+    assert_eq!(after_a_round(&mut world), goes_down);
+    *vm_report(&mut world) = VmReport { power: Power::Off, ..VmReport::default() };
+    let off = "False Stopped: stopped by request; `stoke start` takes it back".to_owned();
+    assert_eq!(after_a_round(&mut world), (off, None, 0));
+    // On again; the farm still has the session of the boot before.
+    machine_status(&mut world).stop_requested = false;
+    *vm_report(&mut world) = VmReport { started_ms: Some(4_000_000), ..VmReport::default() };
+    assert_eq!(after_a_round(&mut world), ("False Booting: booting: the firmware is starting".to_owned(), None, 0));
+}
+
+#[test]
+fn a_machine_that_was_rebooted_shows_nothing_of_its_last_boot() {
+    let mut world = a_lab_that_is_up();
+    machine_status(&mut world).reboots_requested = 1;
+    let goes_down = ("False Rebooting: it is rebooting by request".to_owned(), Some(Phase::Stopping), 0);
+    assert_eq!(after_a_round(&mut world), goes_down);
+    let report = vm_report(&mut world);
+    (report.reboots, report.started_ms) = (1, Some(4_000_000));
+    assert_eq!(after_a_round(&mut world), ("False Booting: booting: the firmware is starting".to_owned(), None, 0));
+    let boot_started = "1970-01-01T01:10:00Z".to_owned();
+    world.node_reports(NodeState { phase: Phase::Ready, ready: true, boot_started, ..NodeState::default() });
+    assert_eq!(after_a_round(&mut world), ("True NodeReady: ".to_owned(), Some(Phase::Ready), 1));
+}
+
 #[test]
 fn a_failed_build_waits_longer_each_time_and_not_when_its_input_changes() {
     let mut world = World::new(vec![image()]);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +55,15 @@ struct Request {
     name: String,
     arguments: Option<Value>,
     answer: oneshot::Sender<Result<Value, Refused>>,
+}
+
+/// What QEMU does when the guest reboots (`set-action` in QEMU's `qapi/run-state.json`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReboot {
+    /// The guest begins anew.
+    Reset,
+    /// QEMU ends.
+    Shutdown,
 }
 
 /// A connection to a QEMU that accepts commands. Dropping it ends the connection and leaves QEMU as it is.
@@ -124,6 +133,36 @@ impl Client {
     pub async fn uuid(&self) -> Result<String, QmpError> {
         let answer = self.execute("query-uuid", None).await?;
         Ok(answer.get("UUID").and_then(Value::as_str).unwrap_or("").to_owned())
+    }
+
+    /// Presses the power button for a moment. What the guest makes of it is up to the guest.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub async fn press_power_button(&self) -> Result<(), QmpError> {
+        self.execute("system_powerdown", None).await.map(drop)
+    }
+
+    /// Presses Ctrl, Alt and Delete on the PS/2 keyboard: firmware resets, and Linux asks its PID 1 to reboot, which all
+    /// of them do without any further program (`ctrl_alt_del` in the kernel's `kernel/reboot.c`).
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub async fn press_ctrl_alt_delete(&self) -> Result<(), QmpError> {
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({"type": "qcode", "data": key}));
+        self.execute("send-key", Some(json!({"keys": keys}))).await.map(drop)
+    }
+
+    /// Says what a reboot of the guest does from now on; QEMU before 6.0 refuses.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
+    pub async fn on_reboot(&self, action: OnReboot) -> Result<(), QmpError> {
+        let action = match action {
+            OnReboot::Reset => "reset",
+            OnReboot::Shutdown => "shutdown",
+        };
+        self.execute("set-action", Some(json!({"reboot": action}))).await.map(drop)
     }
 }
 
@@ -209,17 +248,20 @@ mod tests {
     const GREETING: &[u8] = b"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}}}}\r\n";
 
     /// A QEMU that answers the negotiation, and then each command with what `answers` has for it.
-    async fn qemu(listener: UnixListener, answers: Vec<&'static str>) {
+    /// Returns the commands.
+    async fn qemu(listener: UnixListener, answers: Vec<&'static str>) -> Vec<String> {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(GREETING).await.unwrap();
         let (from, mut to) = stream.split();
         let mut lines = BufReader::new(from).lines();
         lines.next_line().await.unwrap();
         to.write_all(b"{\"return\": {}, \"id\": 0}\r\n").await.unwrap();
+        let mut commands = Vec::new();
         for answer in answers {
-            lines.next_line().await.unwrap();
+            commands.extend(lines.next_line().await.unwrap());
             to.write_all(format!("{answer}\r\n").as_bytes()).await.unwrap();
         }
+        commands
     }
 
     async fn connected(answers: Vec<&'static str>) -> (Client, Events) {
@@ -252,6 +294,23 @@ mod tests {
         let (client, mut events) = connected(vec![]).await;
         assert_eq!(events.recv().await, None);
         assert!(matches!(client.status().await, Err(QmpError::Closed { .. })));
+    }
+
+    #[tokio::test]
+    async fn keys_are_pressed_together_and_actions_have_qemus_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qmp.sock");
+        let done = vec![r#"{"return": {}, "id": 1}"#, r#"{"return": {}, "id": 2}"#, r#"{"return": {}, "id": 3}"#];
+        let qemu = tokio::spawn(qemu(UnixListener::bind(&path).unwrap(), done));
+        let (client, _events) = Client::connect(&path).await.unwrap();
+        client.press_power_button().await.unwrap();
+        client.press_ctrl_alt_delete().await.unwrap();
+        client.on_reboot(OnReboot::Shutdown).await.unwrap();
+        insta::assert_snapshot!(qemu.await.unwrap().join("\n"), @r#"
+        {"execute":"system_powerdown","id":1}
+        {"arguments":{"keys":[{"data":"ctrl","type":"qcode"},{"data":"alt","type":"qcode"},{"data":"delete","type":"qcode"}]},"execute":"send-key","id":2}
+        {"arguments":{"reboot":"shutdown"},"execute":"set-action","id":3}
+        "#);
     }
 
     #[tokio::test]

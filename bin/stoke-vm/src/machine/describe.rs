@@ -27,7 +27,7 @@ impl Machine {
                     pid: Some(hypervisor.pid()),
                     accelerator: start.accelerator.to_string(),
                     accelerator_reason: start.reason.clone(),
-                    started_ms: Some(start.at_ms),
+                    started_ms: Some(start.boot_ms()),
                     links: start.links.clone(),
                     failure: self.trouble(&start.spec),
                     ..off
@@ -44,8 +44,13 @@ impl Machine {
         if self.boot_retry != BootRetry::None {
             return Some("the firmware found nothing to boot from and tries again: is the farm ready?".to_owned());
         }
-        let pending = runs_with.differences(&VmSpec::of(&self.config.borrow()));
+        let pending = self.pending(runs_with);
         let pending = (!pending.is_empty()).then(|| pending.join(", "));
         pending.map(|what| format!("{what} will change at the next start: reboot the machine"))
+    }
+
+    /// What is configured otherwise than it runs.
+    pub(super) fn pending(&self, runs_with: &VmSpec) -> Vec<&'static str> {
+        runs_with.differences(&VmSpec::of(&self.config.borrow()))
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::anyhow;
 use stoke_vmm::qmp::Event;
 
-use super::{BootRetry, Goal, Machine, STABLE, State};
+use super::stopping::Goal;
+use super::{BootRetry, Machine, STABLE, State};
 use crate::hypervisor::Hypervisor;
 
 impl Machine {
@@ -14,23 +15,36 @@ impl Machine {
         tracing::info!(event = event.name, reason = event.reason(), by_guest = event.by_guest(), "machine");
         match event.name.as_str() {
             "SHUTDOWN" => self.last_words = Some(event),
-            "RESET" => self.came_back(),
+            "RESET" => self.was_reset().await,
             "STOP" | "RESUME" => self.refresh_status().await,
             _ => {}
         }
     }
 
-    /// A guest that was to be rebooted did it by itself, or was reset.
-    fn came_back(&mut self) {
+    /// A new boot began: by the guest itself, or because it was reset.
+    async fn was_reset(&mut self) {
         self.console.guest_reset();
         self.boot_retry = BootRetry::None;
         self.state = match std::mem::replace(&mut self.state, State::Off) {
+            State::Running(hypervisor) => State::Running(self.in_a_new_boot(hypervisor)),
             State::Stopping(hypervisor, Goal::Restart, _) => {
                 self.count_reboot();
-                State::Running(hypervisor)
+                State::Running(self.in_a_new_boot(hypervisor))
             }
-            other => other,
+            // It went down in good order, and QEMU is too old to end then by itself, or was told too late.
+            State::Stopping(hypervisor, Goal::Off, mut stage) => {
+                stage.cut_off(&hypervisor, Goal::Off).await;
+                State::Stopping(hypervisor, Goal::Off, stage)
+            }
+            other @ (State::Off | State::Failed { .. }) => other,
         };
+    }
+
+    fn in_a_new_boot(&mut self, mut hypervisor: Hypervisor) -> Hypervisor {
+        if let Err(error) = hypervisor.was_reset(&mut self.memory) {
+            tracing::error!(error = format!("{error:#}"), "cannot write when the guest was reset");
+        }
+        hypervisor
     }
 
     pub(super) fn ended(&mut self, status: Option<ExitStatus>) {
