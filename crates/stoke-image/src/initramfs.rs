@@ -11,8 +11,8 @@ use stoke_api::node::{BAKED_PATH, Baked};
 use crate::cpio::Writer;
 use crate::modules::Selection;
 
-/// zstd: of what kernels unpack, it makes archives as small as gzip's best in a tenth of the time, and unpacks faster.
-/// Level 12 makes 6.2 MB of 27.6 in 1.2 s of processor time, level 19 makes 5.5 in 12 s.
+/// zstd: of 27.6 MB, level 12 makes 6.2 in 1.2 s of processor time and level 19 makes 5.5 in 12 s, where gzip's best makes
+/// 7.3. An emulated kernel unpacks it in 0.6 s.
 const COMPRESSION: i32 = 12;
 
 /// The archive of modules and their index files.

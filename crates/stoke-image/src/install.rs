@@ -161,7 +161,7 @@ fn follow(
     progress: &mut dyn FnMut(u8),
 ) -> Result<(String, Option<BuildError>), BuildError> {
     let Some(stderr) = child.stderr.take() else { return Ok((String::new(), None)) };
-    let (mut said, mut meter, mut full) = (String::new(), Meter::default(), None);
+    let (mut said, mut meter, mut announced, mut full) = (String::new(), Meter::default(), 0, None);
     for line in lines(stderr) {
         let line = line?;
         meter.hear(&line);
@@ -169,10 +169,12 @@ fn follow(
         said.push_str(&line);
         said.push('\n');
         if let Some(size) = occupied(&line) {
-            // The tree, and its archives and compressed form beside it.
-            space.needed = space.needed.max(size.saturating_mul(2));
-            if let Err(error) = space.check() {
-                full = Some(error);
+            // Once unpacked, and once as archives, compressed tree and root together.
+            let now = size.saturating_mul(2);
+            announced += now;
+            space.needed = space.needed.max(announced);
+            if space.free()? < now {
+                full = Some(space.exhausted());
                 // Whatever is left of the tree goes with the workspace. That it has ended already is as good.
                 let _ = child.kill();
             }

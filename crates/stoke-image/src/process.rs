@@ -98,9 +98,11 @@ impl Space {
 
     /// The error of a full disk, in whole mebibytes.
     pub(crate) fn exhausted(&self) -> BuildError {
-        let whole = |bytes: u64| Bytes(bytes.next_multiple_of(1 << 20));
-        let free = whole(self.free().unwrap_or_default());
-        BuildError::DiskFull { path: self.path.clone(), free, needed: whole(self.needed) }
+        const MEBIBYTE: u64 = 1 << 20;
+        let free = Bytes(self.free().unwrap_or_default() / MEBIBYTE * MEBIBYTE);
+        // What ran out was not enough, whatever was reckoned before.
+        let needed = self.needed.max(free.0 + MEBIBYTE).next_multiple_of(MEBIBYTE);
+        BuildError::DiskFull { path: self.path.clone(), free, needed: Bytes(needed) }
     }
 
     /// Tells a full disk from other failures of a file.
