@@ -1,10 +1,11 @@
 //! Power-on to a switched root and to a login prompt: the same virtual hardware on the same wire, fed by us and by others.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use e2e::{BOOT_LIMIT, cache, installation, object};
+use stoke_image::Store;
 use testbed::User;
 use testbed::machine::{Firmware, Foreign, wire};
 use testbed::peers::Peers;
@@ -14,9 +15,8 @@ use crate::row::Row;
 use crate::serial::{Phases, follow};
 
 const MAC: &str = "52:54:00:00:00:07";
-const OURS: &[&str] = &["stoke-init"];
-const DEBIAN: &[&str] = &["Loading, please wait", "Begin: "];
-const CONSOLE: &str = "console=tty0 console=ttyS0,115200";
+/// Read by the scripts of nbd-client and of initramfs-tools.
+const DEBIAN: &str = "root=/dev/nbd0 rootfstype=squashfs nbdroot=10.10.0.1,root,nbd0 ip=dhcp ro";
 
 /// One side of the comparison.
 struct Side {
@@ -45,11 +45,12 @@ fn sides() -> Vec<Side> {
     ]
 }
 
-/// Runs every side once a round, in turn.
-pub(crate) fn run(rounds: usize) -> Result<Vec<Row>> {
+/// Runs every side whose name contains `only` once a round, in turn.
+pub(crate) fn run(rounds: usize, only: &str) -> Result<Vec<Row>> {
     let peers = Peers::in_cache(&cache())?;
     let parts = Parts::of_image()?;
     let mut sides = sides();
+    sides.retain(|side| format!("{:?} {}", side.firmware, side.name).contains(only));
     for round in 1..=rounds {
         for side in &mut sides {
             let phases = match side.rival {
@@ -78,11 +79,15 @@ fn rows(sides: &[Side]) -> Vec<Row> {
 /// A phase's name, and how it is read.
 type Metric = (&'static str, fn(&Phases) -> f64);
 
-const METRICS: [Metric; 4] = [
+const GATE: &str = "root switched";
+const METRICS: [Metric; 7] = [
     ("kernel", |phases| phases.kernel),
-    ("initramfs", |phases| phases.initramfs),
-    ("root switched", |phases| phases.switched),
-    ("multi-user", |phases| phases.multi_user),
+    ("initramfs", |phases| phases.initramfs.wall),
+    (GATE, |phases| phases.switched.wall),
+    ("multi-user", |phases| phases.multi_user.wall),
+    ("initramfs, processor", |phases| phases.initramfs.processor),
+    ("root switched, processor", |phases| phases.switched.processor),
+    ("multi-user, processor", |phases| phases.multi_user.processor),
 ];
 
 fn compared(firmware: Firmware, ours: &Side, side: &Side) -> Vec<Row> {
@@ -93,7 +98,7 @@ fn compared(firmware: Firmware, ours: &Side, side: &Side) -> Vec<Row> {
     };
     let row = |(metric, read): &Metric| {
         let values = |side: &Side| side.phases.iter().map(read).collect::<Vec<_>>();
-        let goal = (*metric == "root switched").then_some(goal);
+        let goal = (*metric == GATE).then_some(goal);
         let name = format!("{firmware:?} {metric}");
         Row::lower("boot", &name, "s", &values(ours), &[(side.name, values(side))], goal)
     };
@@ -108,8 +113,8 @@ fn ours(firmware: Firmware) -> Result<Phases> {
     farm.up()?;
     farm.wait_condition("farm", "lab", "Ready", BOOT_LIMIT)?;
     let begin = Instant::now();
-    let machine = Foreign::power_on(farm.world(), MAC, firmware)?;
-    let phases = follow(&machine, begin, OURS)?;
+    let mut machine = Foreign::power_on(farm.world(), MAC, firmware)?;
+    let phases = follow(&mut machine, begin)?;
     drop(machine);
     farm.down()?;
     Ok(phases)
@@ -117,18 +122,17 @@ fn ours(firmware: Firmware) -> Result<Phases> {
 
 fn theirs(peers: &Peers, parts: &Parts, firmware: Firmware, servers: Servers, initramfs: Initramfs) -> Result<Phases> {
     let debian = initramfs == Initramfs::Debian;
-    let nbd = "root=/dev/nbd0 nbdroot=10.10.0.1,root,nbd0 ip=dhcp ro";
     let content = Content {
         kernel: parts.kernel.clone(),
         initramfs: if debian { debian_initramfs(&cache(), &parts.version)? } else { parts.initramfs.clone() },
         uki: (firmware == Firmware::UefiHttp).then(|| parts.uki.clone()),
         root: parts.root.clone(),
-        arguments: if debian { format!("{CONSOLE} {nbd}") } else { CONSOLE.to_owned() },
+        arguments: if debian { format!("{} {DEBIAN}", parts.arguments) } else { parts.arguments.clone() },
     };
     let rival = Rival::start(peers, servers, &content)?;
     let begin = Instant::now();
-    let machine = Foreign::power_on(&rival.world, MAC, firmware)?;
-    follow(&machine, begin, if debian { DEBIAN } else { OURS })
+    let mut machine = Foreign::power_on(&rival.world, MAC, firmware)?;
+    follow(&mut machine, begin)
 }
 
 /// The parts of the example's image.
@@ -138,34 +142,21 @@ struct Parts {
     initramfs: PathBuf,
     uki: PathBuf,
     root: PathBuf,
+    arguments: String,
 }
 
 impl Parts {
     fn of_image() -> Result<Self> {
-        let store = e2e::images()?;
-        let blobs = store.join("blobs/sha256");
-        let image = image(&store)?;
-        let blob = |pointer: &str| -> Result<PathBuf> {
-            let digest = image.pointer(pointer).and_then(|value| value.as_str()).context(pointer.to_owned())?;
-            Ok(blobs.join(digest.trim_start_matches("sha256:")))
-        };
-        let version = image.pointer("/kernelVersion").and_then(|value| value.as_str()).context("no kernel version")?;
+        let store = Store::open(e2e::images()?)?;
+        let image = store.find("default/node")?.context("the store does not have the example's image")?;
+        let uki = image.uki.context("the example's image has no unified kernel image")?;
         Ok(Self {
-            version: version.to_owned(),
-            kernel: blob("/kernel/digest")?,
-            initramfs: blob("/initramfs/digest")?,
-            uki: blob("/uki/digest")?,
-            root: blob("/root/blob")?,
+            kernel: store.blob_path(&image.kernel.digest),
+            initramfs: store.blob_path(&image.initramfs.digest),
+            uki: store.blob_path(&uki.digest),
+            root: store.blob_path(&image.root.blob),
+            arguments: format!("{} BOOTIF=01-${{net0/mac:hexhyp}}", image.kernel_arguments.join(" ")),
+            version: image.kernel_version,
         })
     }
-}
-
-/// What `stoke image list` says of the image.
-fn image(store: &Path) -> Result<serde_json::Value> {
-    let state = store.parent().context("the store has no parent")?;
-    let mut list = std::process::Command::new(testbed::programs()?.join("stoke"));
-    let output = list.arg("--state").arg(state).args(["image", "list", "--output", "json"]).output()?;
-    let images: serde_json::Value = serde_json::from_slice(&output.stdout).context("stoke image list")?;
-    let first = images.pointer("/0").or_else(|| images.pointer("/items/0"));
-    first.cloned().context("the store is empty")
 }

@@ -24,10 +24,13 @@ struct Arguments {
     /// How often each side runs.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Only the sides whose name and firmware contain this, for example `Bios ours`.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
-/// A benchmark: how often each side runs, to its rows.
-type Benchmark = fn(usize) -> Result<Vec<Row>>;
+/// A benchmark: how often each side runs and which sides do, to its rows.
+type Benchmark = fn(usize, &str) -> Result<Vec<Row>>;
 
 const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run)];
 
@@ -40,7 +43,7 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     for (name, benchmark) in BENCHMARKS {
         if arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == name) {
-            rows.extend(benchmark(arguments.rounds)?);
+            rows.extend(benchmark(arguments.rounds, &arguments.only)?);
         }
     }
     print!("{}", row::table(&rows));

@@ -1,5 +1,6 @@
 //! The best set-up of others, and the one that people install: dnsmasq, nginx, nbdkit, nbd-server, Debian's initramfs.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -106,14 +107,28 @@ fn dnsmasq(peers: &Peers, world: &World, servers: Servers, uefi: bool) -> Result
         Servers::Best => {
             command.args(["--no-ping", "--enable-ra", "--dhcp-range=fd00:10::,ra-stateless,slaac"]);
             command.arg("--dhcp-option-force=43,06:01:08");
+            // iPXE's `no-pxedhcp`: it does not wait for a second DHCP server.
+            command.arg("--dhcp-option-force=encap:175,176,1b");
             command.arg(format!("--dhcp-boot=tag:ipxe,http://{ADDRESS}/boot.ipxe"));
             world.run("ip", &["address", "add", "fd00:10::1/64", "dev", "switch0", "nodad"])?;
+            settled(world)?;
         }
         Servers::Usual => {
             command.arg("--dhcp-boot=tag:ipxe,boot.ipxe");
         }
     }
     Process::start(&mut command)
+}
+
+/// Waits until the switch may use its addresses: a router that has just been plugged in would not answer yet, and these have
+/// been there for days.
+fn settled(world: &World) -> Result<()> {
+    wait_for("the peers' IPv6 address", std::time::Duration::from_secs(20), || {
+        let local = |flag: &[&str]| {
+            world.run("ip", &[&["-6", "address", "show", "dev", "switch0", "scope", "link"], flag].concat())
+        };
+        Ok((!local(&[])?.trim().is_empty() && local(&["tentative"])?.trim().is_empty()).then_some(()))
+    })
 }
 
 fn nginx(peers: &Peers, world: &World) -> Result<Process> {
@@ -134,7 +149,7 @@ fn nginx(peers: &Peers, world: &World) -> Result<Process> {
 }
 
 fn nbdkit(peers: &Peers, world: &World, root: &Path) -> Result<Process> {
-    let mut command = peers.command(world, "/usr/sbin/nbdkit");
+    let mut command = peers.command(world, "/usr/bin/nbdkit");
     command.args(["--foreground", "--readonly", "--ipaddr", ADDRESS, "--port", "10809"]);
     command.arg(peers.file("/usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-file-plugin.so"));
     command.arg(format!("file={}", root.display()));
@@ -148,25 +163,65 @@ fn nbd_server(peers: &Peers, world: &World, root: &Path) -> Result<Process> {
     );
     let file = world.folder().join("nbd.conf");
     fs_err::write(&file, text)?;
-    let mut command = peers.command(world, "/bin/nbd-server");
-    command.arg("--dont-fork").arg("-C").arg(file);
+    // It goes into the background, or ends after its first client: a process namespace of its own ends with us.
+    let server = peers.command(world, "/bin/nbd-server");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-ec", "\"$@\"; exec sleep infinity", "nbd-server"]);
+    command.arg(server.get_program()).args(server.get_args());
+    command.arg("-C").arg(file).arg("-p").arg(world.folder().join("nbd-server.pid"));
     Process::start(&mut command)
 }
 
+/// What is added to Debian's initramfs, below `/etc/initramfs-tools`: the two marks, a writable layer over the read-only root,
+/// as a diskless node needs it, and the modules for both.
+const ADDITIONS: [(&str, &str); 4] = [
+    (
+        "scripts/init-top/a-mark",
+        "read -r uptime rest </proc/uptime\necho \"initramfs: [$uptime] init\" >/dev/console\n",
+    ),
+    (
+        "scripts/local-bottom/overlay",
+        "mkdir /lower /upper\nmount -o move \"$rootmnt\" /lower\nmount -t tmpfs tmpfs /upper\nmkdir /upper/u /upper/w\n\
+         mount -t overlay -o lowerdir=/lower,upperdir=/upper/u,workdir=/upper/w overlay \"$rootmnt\"\n",
+    ),
+    (
+        "scripts/init-bottom/z-mark",
+        "read -r uptime rest </proc/uptime\necho \"initramfs: [$uptime] switched\" >/dev/console\n",
+    ),
+    ("modules", "squashfs\noverlay\n"),
+];
+
 /// Debian's own initramfs with nbd-client, for the kernel of the same suite. Made once, in the cache.
 pub(crate) fn debian_initramfs(cache: &Path, kernel: &str) -> Result<PathBuf> {
-    let made = cache.join(format!("initramfs-tools-{kernel}.img"));
+    let made = cache.join(format!("initramfs-tools-2-{kernel}.img"));
     if !made.exists() {
-        let tree = cache.join(format!("initramfs-tools.{}", std::process::id()));
+        let folder = cache.join(format!("initramfs-tools.{}", std::process::id()));
+        let (additions, tree) = (folder.join("additions"), folder.join("tree"));
+        add_to_initramfs(&additions)?;
         let mut build = Command::new("mmdebstrap");
-        build
-            .args(["--variant=minbase", "--include=linux-image-amd64,initramfs-tools,nbd-client,busybox,systemd-sysv"]);
+        build.args(["--variant=minbase", "--include=linux-image-amd64,initramfs-tools,nbd-client,busybox,zstd"]);
+        let copy = format!("mkdir -p \"$1\"/etc && cp -r {} \"$1\"/etc/initramfs-tools", additions.display());
+        build.arg(format!("--essential-hook={copy}"));
         let status = build.arg("bookworm").arg(&tree).status().context("cannot run mmdebstrap")?;
         if !status.success() {
             bail!("the peer's initramfs cannot be built");
         }
         fs_err::copy(tree.join(format!("boot/initrd.img-{kernel}")), &made)?;
-        fs_err::remove_dir_all(&tree)?;
+        fs_err::remove_dir_all(&folder)?;
     }
     Ok(made)
+}
+
+/// Writes [`ADDITIONS`] as initramfs-tools(7) wants its scripts.
+fn add_to_initramfs(folder: &Path) -> Result<()> {
+    for (name, body) in ADDITIONS {
+        let path = folder.join(name);
+        fs_err::create_dir_all(path.parent().unwrap_or(folder))?;
+        let after = if name.starts_with("scripts/init-bottom") { "udev" } else { "" };
+        let script = format!("#!/bin/sh\n[ \"$1\" = prereqs ] && {{ echo {after}; exit 0; }}\n{body}");
+        let is_script = name.starts_with("scripts/");
+        fs_err::write(&path, if is_script { script } else { body.to_owned() })?;
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(if is_script { 0o755 } else { 0o644 }))?;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::wait::Process;
 use crate::world::World;
@@ -76,5 +76,20 @@ impl Foreign {
     /// What its console has printed so far.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&fs_err::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    /// Seconds of processor time that the hypervisor has used: a figure that hardly depends on what else the host does.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn processor_time(&self) -> Result<f64> {
+        let text = fs_err::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        // proc_pid_stat(5): behind the name, which may contain anything, utime is the 12th field and stime the 13th.
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        let ticks = ticks.into_iter().reduce(std::ops::Add::add).context("the hypervisor's processor time")?;
+        #[expect(clippy::cast_precision_loss, reason = "a hundred or so")]
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        Ok(ticks / per_second)
     }
 }

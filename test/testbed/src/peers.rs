@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::world::{World, check};
 
 /// Debian packages of all peers.
-const PACKAGES: &str = "dnsmasq-base,nginx-light,nbdkit,nbd-server,nbd-client,tftpd-hpa,atftpd";
+const PACKAGES: &str = "dnsmasq-base,nginx-light,nbdkit,nbd-server,nbd-client";
+const LIBRARIES: [&str; 2] = ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"];
 
 /// A tree of unpacked packages.
 pub struct Peers {
@@ -39,10 +40,11 @@ impl Peers {
         self.tree.join(path.trim_start_matches('/'))
     }
 
-    /// A peer's program, to run in a world with the tree's libraries.
+    /// A peer's program, to run in a world by the tree's own loader and libraries: they need not be the host's.
     pub fn command(&self, world: &World, program: &str) -> Command {
-        let mut command = world.command(self.file(program));
-        command.env("LD_LIBRARY_PATH", self.file("/usr/lib/x86_64-linux-gnu"));
+        let mut command = world.command(self.file("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
+        let folders = LIBRARIES.map(|folder| self.file(folder).display().to_string());
+        command.arg("--library-path").arg(folders.join(":")).arg(self.file(program));
         command
     }
 }
