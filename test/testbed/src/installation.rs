@@ -1,10 +1,12 @@
 //! An installation of Stokehold in a world.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::thread::LinkNameSpaceType;
 use serde_json::Value;
 
 use crate::wait::{Process, wait_for};
@@ -34,6 +36,8 @@ pub struct Installation {
     user: User,
     state: PathBuf,
     objects: PathBuf,
+    /// The programs that it finds; all of the host if absent.
+    path: Option<PathBuf>,
     up: Option<Process>,
 }
 
@@ -54,7 +58,7 @@ impl Installation {
             // Blobs never change, so a link is as good as a copy; the index is replaced by rename.
             check(Command::new("cp").arg("-al").arg(images).arg(state.join("images")))?;
         }
-        let mut installation = Self { world, user, state, objects, up: None };
+        let mut installation = Self { world, user, state, objects, path: None, up: None };
         installation.own_folders()?;
         Ok(installation)
     }
@@ -75,6 +79,43 @@ impl Installation {
     /// Its state folder.
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// From now on its commands find all programs of the host but those whose name begins so.
+    ///
+    /// # Errors
+    /// If a folder of links to the others cannot be made.
+    pub fn hide_programs(&mut self, beginning: &str) -> Result<()> {
+        let folder = self.world.folder().join("bin");
+        fs_err::create_dir_all(&folder)?;
+        for entry in fs_err::read_dir("/usr/bin")?.chain(fs_err::read_dir("/usr/sbin")?) {
+            let program = entry?;
+            let link = folder.join(program.file_name());
+            if !program.file_name().to_string_lossy().starts_with(beginning) && link.symlink_metadata().is_err() {
+                fs_err::os::unix::fs::symlink(program.path(), link)?;
+            }
+        }
+        self.path = Some(folder);
+        Ok(())
+    }
+
+    /// Does something in the network namespace that has the installation's LANs.
+    ///
+    /// # Errors
+    /// If there is none, or the work fails.
+    pub fn in_namespace<T: Send>(&self, work: impl FnOnce() -> std::io::Result<T> + Send) -> Result<T> {
+        let namespace = fs_err::File::open(self.state.join("run/ns/net"))?;
+        let inside = || {
+            // A namespace is joined by a thread, which ends here.
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work()?)
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|_| bail!("the work panicked"))
+    }
+
+    /// The files of objects.
+    pub fn objects(&self) -> String {
+        self.objects.to_string_lossy().into_owned()
     }
 
     /// Writes a file of objects.
@@ -101,6 +142,9 @@ impl Installation {
                 command
             }
         };
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
         command.arg("--state").arg(&self.state).args(arguments).stdin(Stdio::null());
         Ok(command)
     }
@@ -153,6 +197,30 @@ impl Installation {
         let value: Value = serde_json::from_str(&text).context("stoke get printed something else than JSON")?;
         let first = value.pointer("/items/0").or_else(|| value.pointer("/0")).cloned();
         Ok(first.unwrap_or(value))
+    }
+
+    /// Waits until an object says why it is not ready in words that `is_it` accepts; then what it says.
+    ///
+    /// # Errors
+    /// When `limit` is over, with what it said last.
+    pub fn wait_message(
+        &self,
+        kind: &str,
+        name: &str,
+        limit: Duration,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let mut last = String::new();
+        let waited = wait_for(&format!("what is wrong with {kind}/{name}"), limit, || {
+            let Ok(object) = self.object(kind, name) else { return Ok(None) };
+            let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
+            let ready = |one: &Value| one.pointer("/type") == Some(&"Ready".into());
+            let Some(ready) = conditions.unwrap_or_default().into_iter().find(ready) else { return Ok(None) };
+            let text = |field| ready.pointer(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            last = text("/message");
+            Ok((text("/status") == "False" && is_it(&last)).then(|| last.clone()))
+        });
+        waited.with_context(|| format!("it said last: {last}\nstoke up said:\n{}", tail(&self.log(), 30)))
     }
 
     /// Waits until a condition of an object holds.
@@ -208,11 +276,30 @@ impl Installation {
         if let Some(mut up) = self.up.take() {
             wait_for("the end of stoke up", Duration::from_secs(20), || Ok((!up.is_running()?).then_some(())))?;
         }
-        let left = self.processes()?;
+        let left = self.left()?;
         if !left.is_empty() {
-            bail!("stoke down left processes behind: {left:?}");
+            bail!("stoke down left something behind: {left:#?}");
         }
         Ok(())
+    }
+
+    /// What is there of an installation: processes, links, packet filters, mounts, files.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn left(&self) -> Result<Vec<String>> {
+        let mut left = self.processes()?;
+        let links = self.world.run("ip", &["link", "show"])?;
+        left.extend(links.lines().filter(|line| line.contains("alias stokehold/")).map(str::to_owned));
+        let tables = self.world.run("nft", &["list", "tables"])?;
+        left.extend(tables.lines().filter(|line| line.contains("stokehold")).map(str::to_owned));
+        let (mounts, inside) =
+            (self.world.run("cat", &["/proc/self/mountinfo"])?, format!("{}/", self.state.display()));
+        left.extend(mounts.lines().filter(|line| line.contains(&inside)).map(str::to_owned));
+        // An ordinary user's home is here, too; what is hidden in it is of other programs.
+        let files = self.world.run("find", &[&self.state.to_string_lossy(), "-mindepth", "1", "-not", "-path", "*/.*"]);
+        left.extend(files.unwrap_or_default().lines().map(str::to_owned));
+        Ok(left)
     }
 
     /// Command lines of processes that name this installation's folder.

@@ -3,15 +3,28 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::wait::{Process, wait_for};
+
 /// A network namespace and a folder, both gone when it is dropped.
 pub struct World {
     name: String,
+    /// Keeps mounts that only this host has.
+    mounts: Option<Process>,
+    /// The way to other hosts.
+    way_out: Option<Process>,
     folder: TempDir,
 }
+
+/// Mounts a file system of a size, says so, and keeps the mount for as long as it runs.
+const KEEP_DISK: &str = "mount -t tmpfs -o size=\"$2\" disk \"$1\" && touch \"$1\" && exec tail --follow /dev/null";
+
+/// How long what the kernel does may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -28,7 +41,7 @@ impl World {
         // A short path: sockets below it must fit 107 bytes.
         let folder = tempfile::Builder::new().prefix("stk").tempdir().context("cannot make a folder")?;
         check(Command::new("ip").args(["netns", "add", &name]))?;
-        let world = Self { name, folder };
+        let world = Self { name, mounts: None, way_out: None, folder };
         world.run("ip", &["link", "set", "lo", "up"])?;
         Ok(world)
     }
@@ -41,8 +54,44 @@ impl World {
     /// A command that will run on this host.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program);
+        command.arg(format!("--net=/run/netns/{}", self.name));
+        command.args(self.mounts.as_ref().map(|keeper| format!("--mount=/proc/{}/ns/mnt", keeper.id())));
+        command.arg("--").arg(program);
         command
+    }
+
+    /// A disk of its own for a folder in the host's folder, of so many mebibytes. Only commands on this host see it.
+    ///
+    /// # Errors
+    /// If it cannot be mounted.
+    pub fn add_disk(&mut self, folder: &str, mebibytes: u32) -> Result<()> {
+        let path = self.folder().join(folder);
+        fs_err::create_dir_all(&path)?;
+        let mut keeper = self.command("unshare");
+        keeper.args(["--mount", "--propagation", "private", "sh", "-c", KEEP_DISK, "disk"]);
+        keeper.arg(&path).arg(format!("{mebibytes}M")).stdin(std::process::Stdio::null());
+        let keeper = Process::start(&mut keeper)?;
+        let mounts = format!("/proc/{}/mountinfo", keeper.id());
+        let place = format!(" {} ", path.display());
+        wait_for("the disk", LIMIT, || Ok(fs_err::read_to_string(&mounts)?.contains(&place).then_some(())))?;
+        self.mounts = Some(keeper);
+        Ok(())
+    }
+
+    /// Makes this host reach what the host that the tests run on reaches.
+    ///
+    /// # Errors
+    /// If `pasta` is not there.
+    pub fn open_way_out(&mut self) -> Result<()> {
+        let mut pasta = Command::new("pasta");
+        pasta.args(["--netns", &format!("/run/netns/{}", self.name), "--config-net", "--foreground", "--quiet"]);
+        pasta.args(["--runas", "0:0", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+        self.way_out = Some(Process::start(pasta.stdin(std::process::Stdio::null()))?);
+        wait_for(
+            "the way out",
+            LIMIT,
+            || Ok((!self.run("ip", &["route", "show", "default"])?.is_empty()).then_some(())),
+        )
     }
 
     /// Runs a command on this host that must succeed; returns what it printed.
@@ -66,6 +115,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        (self.way_out, self.mounts) = (None, None);
         if let Err(error) = check(Command::new("ip").args(["netns", "delete", &self.name])) {
             eprintln!("could not remove network namespace {}: {error:#}", self.name);
         }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use stoke_api::control::ObjectProblem;
 use stoke_api::load::{self, Loaded};
@@ -26,6 +27,9 @@ pub(crate) fn build(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode
     if configs.is_empty() {
         return Err(Failure::hinted("there is no image in these files", "an image is an object of kind Image"));
     }
+    let images = folders.images();
+    let usable = Store::open(&images).map_err(anyhow::Error::new);
+    usable.with_context(|| format!("cannot use {}; choose another folder with --state", folders.state.display()))?;
     let tools = Tools::of_host(Binaries::find()?.stoke_init);
     for (reference, config) in &configs {
         let mut meter = Meter::new(&config.name);

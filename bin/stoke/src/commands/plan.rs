@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use stoke_api::control::{Apply, Change, Planned};
+use stoke_api::load::Loaded;
 use stoke_host::LocalStore;
-use stoke_host::apply::{ApplyError, merge};
+use stoke_host::apply::{ApplyError, Merge, merge};
 use stoke_reconcile::{Environment, Observed};
 
 use super::{apply_of, in_files, load};
@@ -29,6 +30,23 @@ pub(crate) async fn run(folders: &Folders, files: &Files) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// Fails with all that is wrong across the objects of an installation that is not there yet, before anything of it is made.
+pub(super) fn check_first(folders: &Folders, loaded: &[Loaded]) -> anyhow::Result<()> {
+    if folders.store().exists() {
+        return Ok(());
+    }
+    let nothing = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let (store, _) = empty(folders, nothing.path())?;
+    merged(&store, &apply_of(loaded)?).map_err(|error| in_files(error, loaded)).map(drop)
+}
+
+fn merged(store: &LocalStore, apply: &Apply) -> anyhow::Result<Merge> {
+    merge(store, apply).map_err(|error| match error {
+        ApplyError::Refused(refused) => RefusedError(refused).into(),
+        ApplyError::Store(error) => anyhow::Error::from(error),
+    })
+}
+
 /// The plan of an installation whose `stoke up` does not run: from its store and what goes on without it, or from nothing.
 async fn stopped(folders: &Folders, apply: &Apply) -> anyhow::Result<Planned> {
     let nothing = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -36,10 +54,7 @@ async fn stopped(folders: &Folders, apply: &Apply) -> anyhow::Result<Planned> {
         Some(found) => found,
         None => empty(folders, nothing.path())?,
     };
-    let merge = merge(&store, apply).map_err(|error| match error {
-        ApplyError::Refused(refused) => RefusedError(refused).into(),
-        ApplyError::Store(error) => anyhow::Error::from(error),
-    })?;
+    let merge = merged(&store, apply)?;
     let changes = stoke_host::apply::changes(&observed.objects, &merge);
     Ok(Planned { changes, steps: stoke_host::plan::steps(folders, &observed, merge.objects).await })
 }

@@ -16,7 +16,7 @@ use stoke_api::{AnyObject, Kind, ObjectRef};
 use tokio::task::JoinError;
 
 use super::get::ready_condition;
-use super::plan::mark;
+use super::plan::{check_first, mark};
 use super::{apply_of, in_files};
 use crate::cli::Files;
 use crate::client::{Client, Watch};
@@ -50,6 +50,7 @@ async fn hand_over(client: &Client, files: &mut Watched) -> anyhow::Result<ExitC
 }
 
 async fn live(folders: &Folders, client: Client, mut files: Watched) -> anyhow::Result<ExitCode> {
+    check_first(folders, &files.loaded)?;
     quiet_tracing();
     let began = Instant::now();
     let options = stoke_host::up::UpOptions { state: folders.state.clone(), run: folders.run.clone() };
