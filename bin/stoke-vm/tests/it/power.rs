@@ -66,6 +66,51 @@ fn a_reboot_that_the_guest_does_not_do_is_a_reset() {
     crate::world::until("the firmware starts again", || (text().matches("SeaBIOS").count() == 2).then_some(()));
 }
 
+/// More than a test waits: who gets there has not been cut off.
+const LONG_GRACE: u32 = 600;
+
+#[test]
+fn a_guest_that_ignores_its_power_button_ends_by_ctrl_alt_delete() {
+    let mut world = World::new();
+    world.config.grace_seconds = LONG_GRACE;
+    world.start();
+    world.until_running();
+    world.view().until_seen("No bootable device");
+    world.reload(|config| config.power = Power::Off);
+    world.until_report("it is off", |report| report.power == Power::Off && report.failure.is_none());
+}
+
+#[test]
+fn a_guest_that_ignores_its_power_button_reboots_by_ctrl_alt_delete() {
+    let mut world = World::new();
+    world.config.grace_seconds = LONG_GRACE;
+    world.start();
+    let first = world.until_running();
+    world.view().until_seen("No bootable device");
+    world.reload(|config| config.reboots_requested = 1);
+    let after = world.until_report("it was rebooted", |report| report.reboots == 1);
+    assert_eq!(after.pid, first.pid);
+    assert!(after.started_ms > first.started_ms, "a reset begins a new boot");
+    world.kill_owner();
+    world.start();
+    assert_eq!(world.until_running().started_ms, after.started_ms, "known to the next owner, too");
+}
+
+#[test]
+fn a_reboot_brings_what_changes_only_by_a_new_start() {
+    let mut world = World::new();
+    world.config.grace_seconds = LONG_GRACE;
+    world.start();
+    let first = world.until_running();
+    world.view().until_seen("No bootable device");
+    world.reload(|config| config.memory = Bytes(96 << 20));
+    world.until_report("it waits for a reboot", |report| report.failure.is_some());
+    world.reload(|config| config.reboots_requested = 1);
+    let after = world.until_report("it was rebooted", |report| report.reboots == 1 && report.pid.is_some());
+    assert_ne!(after.pid, first.pid);
+    assert_eq!(after.failure, None);
+}
+
 #[test]
 fn what_changes_only_by_a_new_start_is_said() {
     let mut world = World::new();
