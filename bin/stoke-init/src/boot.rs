@@ -234,6 +234,7 @@ impl Machine<'_> {
             events: self.journal.events(),
             ssh_host_keys: applied.ssh_host_keys,
             mode: attached.mode().to_owned(),
+            device: attached.mapped.clone(),
             says_ready: applied.says_ready,
         })?;
         switch::switch(init)

@@ -30,7 +30,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// How often a REQUEST is repeated before the search begins again.
 const REQUESTS: u32 = 4;
-/// How long an offer that names no farm waits for one that does.
+/// How long an offer that names neither a farm nor a root waits for one that does.
 const BETTER_OFFER: Duration = Duration::from_secs(1);
 /// Shortest lease that is believed; a shorter one would keep the line busy.
 const SHORTEST_LEASE: u32 = 60;
@@ -63,6 +63,14 @@ pub(crate) struct Lease {
     pub(crate) seconds: u32,
     pub(crate) renew: u32,
     pub(crate) rebind: u32,
+}
+
+impl Lease {
+    /// Whether it says where a root is: by a farm, or by a root path that is for us. Other systems use that option too.
+    pub(crate) fn names_a_root(&self) -> bool {
+        let path = self.root_path.as_deref().and_then(|path| path.split_once("://"));
+        self.farm.is_some() || path.is_some_and(|(scheme, _)| matches!(scheme, "nbd" | "http"))
+    }
 }
 
 /// Where a packet goes.
@@ -170,7 +178,7 @@ impl Client {
 
     fn select(&mut self, now: Instant) -> Action {
         let State::Selecting { pauses, offer } = &mut self.state else { return Action::WaitUntil(now) };
-        if let Some((lease, until)) = offer.take_if(|(lease, until)| lease.farm.is_some() || now >= *until) {
+        if let Some((lease, until)) = offer.take_if(|(lease, until)| lease.names_a_root() || now >= *until) {
             let _ = until;
             self.state = State::Requesting { pauses: Pauses::start(now), sent: 0, lease };
             return self.poll(now);
@@ -238,7 +246,7 @@ impl Client {
         let Some(lease) = lease(message) else { return };
         let until = if self.any_offer { now } else { now + BETTER_OFFER };
         match offer {
-            Some((_, until)) if lease.farm.is_some() => *offer = Some((lease, *until)),
+            Some((_, until)) if lease.names_a_root() => *offer = Some((lease, *until)),
             Some(_) => (),
             None => *offer = Some((lease, until)),
         }
@@ -400,6 +408,19 @@ mod tests {
         client.heard(&reply(OFFER, Some("https://farm")).encode(), now);
         let (request, _) = sent(client.poll(now));
         assert_eq!(request.kind(), Some(REQUEST));
+    }
+
+    #[test]
+    fn an_offer_with_a_root_of_ours_is_taken_at_once() {
+        for (path, taken) in [("nbd://10.0.0.1/x", true), ("/srv/nfs", false), ("iscsi://10.0.0.1/x", false)] {
+            let now = Instant::now();
+            let mut client = client(now);
+            sent(client.poll(now));
+            let mut offer = reply(OFFER, None);
+            offer.options.insert(code::ROOT_PATH, path.as_bytes().to_vec());
+            client.heard(&offer.encode(), now);
+            assert_eq!(matches!(client.poll(now), Action::Send(..)), taken, "{path}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What PID 1 gives the resident before it becomes the system's init: by a pipe, as JSON.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use stoke_api::node::{Event, Hello};
@@ -27,6 +28,8 @@ pub(crate) struct Handoff {
     pub(crate) ssh_host_keys: Vec<String>,
     /// `nbd` or `ram`.
     pub(crate) mode: String,
+    /// The device through which the root is read.
+    pub(crate) device: PathBuf,
     /// Whether the system will leave the ready file.
     pub(crate) says_ready: bool,
 }

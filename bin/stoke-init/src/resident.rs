@@ -6,14 +6,14 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::system::{RebootCommand, reboot};
 use stoke_api::node::{Event, Phase, Report};
 
@@ -34,6 +34,8 @@ const CLEAN_REBOOT: Duration = Duration::from_mins(2);
 /// How long a system that has not come up goes on with a corrupted root.
 const CORRUPTED: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(5);
+/// Nice value of what may wait for everything else.
+const LAST: i32 = 19;
 
 /// Runs as the resident: takes the handoff from standard input, and never ends by itself.
 pub(crate) fn run() -> Result<()> {
@@ -109,10 +111,14 @@ fn renew(handoff: &Handoff, journal: &Journal) -> Result<()> {
 }
 
 /// Watches whether the system is up, and whether its root is whole.
-fn watch_system(handoff: &Handoff, journal: &Journal) -> ! {
+fn watch_system(handoff: &Handoff, journal: &Arc<Journal>) -> ! {
     let (mut up, mut corrupted) = (false, None);
+    let mut unread = (handoff.mode == "ram").then(|| handoff.device.clone());
     loop {
         let is_up = !handoff.says_ready || Path::new(READY_FILE).exists();
+        if let Some(device) = unread.take_if(|_| is_up) {
+            read_all(device, journal);
+        }
         if is_up != up {
             up = is_up;
             journal.reached(if up { Phase::Ready } else { Phase::Stopping }, "");
@@ -127,6 +133,19 @@ fn watch_system(handoff: &Handoff, journal: &Journal) -> ! {
         }
         std::thread::sleep(if up { LOOK_AFTER } else { LOOK_BEFORE });
     }
+}
+
+/// Reads a root in memory once, when the system is up and has nothing better to do. What is found is in dm-verity's status.
+fn read_all(device: PathBuf, journal: &Arc<Journal>) {
+    let journal = Arc::clone(journal);
+    std::thread::spawn(move || {
+        // Linux sets this for the thread alone (setpriority(2)).
+        let _ = setpriority_process(None, LAST);
+        match verity::read_all(&device) {
+            Ok(()) => journal.say("all blocks of the root in memory are as they were built"),
+            Err(error) => journal.say(&format!("the root in memory: {error:#}")),
+        }
+    });
 }
 
 /// The node at its farm: reports, and orders.

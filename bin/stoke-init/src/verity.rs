@@ -1,10 +1,12 @@
 //! dm-verity over the root: every block that is read is checked against the root hash that the initramfs knows.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, bail};
+use rustix::fs::OFlags;
 use stoke_api::names::Digest;
 use stoke_api::node::Verity;
 use stoke_sys::dm::{DeviceMapper, Target};
@@ -13,6 +15,9 @@ use stoke_sys::dm::{DeviceMapper, Target};
 const NAME: &str = "root";
 /// Bytes of a data block and of a hash block.
 const BLOCK: u64 = 4096;
+const BLOCK_BYTES: usize = 4096;
+/// Bytes that are read at once when all are.
+const READ: usize = 256 << 10;
 const SECTORS_PER_BLOCK: u64 = BLOCK / 512;
 
 /// Maps the root on this block device. What can be read of the result is what was built.
@@ -30,6 +35,19 @@ pub(crate) fn probe(mapped: &Path) -> Result<()> {
     let mut block = [0; 4096];
     let result = File::open(mapped).and_then(|mut file| file.read_exact(&mut block));
     result.with_context(|| format!("dm-verity refuses the first block of {}", mapped.display()))
+}
+
+/// Reads every block once, so that a wrong one is found before it is needed. Past the page cache, whose pages the system
+/// has better use for.
+pub(crate) fn read_all(mapped: &Path) -> Result<()> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).context("O_DIRECT")?;
+    let mut device = OpenOptions::new().read(true).custom_flags(direct).open(mapped)?;
+    // A direct read wants memory that is aligned like a block.
+    let mut memory = vec![0; READ + BLOCK_BYTES];
+    let start = memory.as_ptr().align_offset(BLOCK_BYTES);
+    let buffer = memory.get_mut(start..start + READ).context("memory that is aligned like a block")?;
+    while device.read(buffer).with_context(|| format!("dm-verity refuses a block of {}", mapped.display()))? > 0 {}
+    Ok(())
 }
 
 /// Whatever failed on a root with wrong blocks, they are the reason.
