@@ -264,8 +264,13 @@ impl Farm {
 fn explain(service: Service, address: SocketAddr, error: &io::Error) -> String {
     let (protocol, port) = (if service == Service::Tftp { "u" } else { "t" }, address.port());
     let hint = match error.kind() {
+        // Only those of this process' network namespace count, which is seldom the one of who reads this.
         io::ErrorKind::AddrInUse => {
-            format!("another program has the port: ss -l{protocol}np 'sport = :{port}' shows which")
+            let look = format!("`ss -l{protocol}np sport = :{port}`");
+            let here = format!("in the network namespace of process {}", std::process::id());
+            return format!(
+                "cannot listen on {address} for {service}: another program has the port; {look} {here} shows which"
+            );
         }
         io::ErrorKind::AddrNotAvailable => "no interface has this address; is the LAN laid?".to_owned(),
         io::ErrorKind::PermissionDenied => "ports below 1024 need the right to bind them".to_owned(),

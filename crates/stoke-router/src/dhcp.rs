@@ -73,14 +73,25 @@ pub(crate) fn bind(interface: &LinkName) -> anyhow::Result<UdpSocket> {
         .bind_device(Some(interface.as_str().as_bytes()))
         .with_context(|| format!("cannot use interface {interface}; is it there? `ip link show {interface}`"))?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
-    socket.bind(&address.into()).with_context(|| {
-        format!("cannot serve DHCP on UDP port {SERVER_PORT} of {interface}; `ss -ulnp sport = {SERVER_PORT}` shows who does")
-    })?;
+    let place = format!("DHCP on UDP port {SERVER_PORT} of {interface}");
+    socket.bind(&address.into()).map_err(|error| not_served(&place, 'u', SERVER_PORT, error))?;
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
         tracing::debug!("the receive buffer stays small: {error}");
     }
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Why something is not served at a `place`, with the next step.
+pub(crate) fn not_served(place: &str, protocol: char, port: u16, error: io::Error) -> anyhow::Error {
+    if error.kind() != io::ErrorKind::AddrInUse {
+        return anyhow::Error::new(error).context(format!("cannot serve {place}"));
+    }
+    // Only those of this process' network namespace count, which is seldom the one of who reads this.
+    let here = format!("in the network namespace of process {}", std::process::id());
+    anyhow::anyhow!(
+        "cannot serve {place}: another program has the port; `ss -{protocol}lnp sport = :{port}` {here} shows which"
+    )
 }
 
 /// Answers requests until told to stop.

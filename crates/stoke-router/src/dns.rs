@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use stoke_dns::{Decision, Relayed, relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::dhcp::not_served;
 use crate::metrics::count;
 use crate::run::Shared;
 use crate::state::now_ms;
@@ -53,14 +53,11 @@ impl Sockets {
     /// # Errors
     /// Naming port, address and what to do.
     pub(crate) async fn bind(address: Ipv4Addr) -> anyhow::Result<Self> {
-        let hint = |protocol: &str, option: char| {
-            format!(
-                "cannot serve DNS on {protocol} port {PORT} of {address}; \
-                 `ss -{option}lnp sport = {PORT}` shows who does, `ip address` whether the address is there"
-            )
-        };
-        let udp = UdpSocket::bind((address, PORT)).await.with_context(|| hint("UDP", 'u'))?;
-        let tcp = TcpListener::bind((address, PORT)).await.with_context(|| hint("TCP", 't'))?;
+        let place = |protocol: &str| format!("DNS on {protocol} port {PORT} of {address}");
+        let udp = UdpSocket::bind((address, PORT)).await;
+        let udp = udp.map_err(|error| not_served(&place("UDP"), 'u', PORT, error))?;
+        let tcp = TcpListener::bind((address, PORT)).await;
+        let tcp = tcp.map_err(|error| not_served(&place("TCP"), 't', PORT, error))?;
         Ok(Self { udp: Arc::new(udp), tcp })
     }
 

@@ -190,11 +190,14 @@ fn ports_that_others_have() -> anyhow::Result<()> {
 
     installation.write("farm.yaml", &text)?;
     let message = installation.wait_message("farm", "lab", BUILD, |message| message.contains("10.10.0.1:80"))?;
-    ensure!(message.contains("another program has this port"), "{message}");
+    let pid = installation.pid("farm-default-lab")?;
+    let next = format!("`ss -ltnp sport = :80` in the network namespace of process {pid} shows which");
+    let said = format!("cannot listen on 10.10.0.1:80 for HTTP: another program has the port; {next}");
+    ensure!(message == said, "{message}");
     let lan = installation.world().folder().join("objects/lan.yaml");
     fs_err::write(&lan, fs_err::read_to_string(&lan)?.replace("Off", "Authoritative"))?;
-    let message = installation.wait_message("lan", "lab", SOON, |message| message.contains("67"))?;
-    ensure!(message.contains("another program has this port"), "{message}");
+    let message = installation.wait_message("lan", "lab", SOON, |message| message.contains("UDP port 67"))?;
+    ensure!(message.contains("another program has the port; `ss -ulnp sport = :67`"), "{message}");
 
     // Whoever had the ports is gone: nobody has to be told.
     drop((http, dhcp));
