@@ -13,7 +13,7 @@ use crate::egress;
 use crate::http::{self, HttpError};
 use crate::paths::{Folders, WorkloadFiles};
 use crate::process::{self, ProcessId};
-use crate::stop::Stop;
+use crate::stop::{Stop, is_machine};
 use crate::up::lock;
 
 /// Guests get half a minute to shut down; then there are harder means.
@@ -43,8 +43,10 @@ pub async fn down(folders: &Folders, purge: bool) -> anyhow::Result<Downed> {
 /// Ends all that runs, machines first and the namespaces last. The caller holds the lock.
 pub(crate) async fn end_everything(folders: &Folders, purge: bool) -> Downed {
     let mut downed = Downed::default();
-    end_processes(folders, |name| name != "node", &mut downed).await;
+    // A guest needs its root, and so its farm, to shut down.
+    end_processes(folders, is_machine, &mut downed).await;
     end_hypervisors(folders, &mut downed);
+    end_processes(folders, |name| name != "node", &mut downed).await;
     tear_down_links(folders, &mut downed).await;
     for pasta in egress::running(folders) {
         end_hard("pasta", pasta, &mut downed).await;

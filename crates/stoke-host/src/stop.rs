@@ -72,10 +72,9 @@ impl Stop {
         files: &WorkloadFiles,
         last: Option<&Report>,
     ) {
-        let is_machine = name.starts_with("vm-");
         let off = matches!(last, Some(Report::Vm(report)) if report.power == Power::Off);
         let next = match self.stage {
-            None if is_machine => Stage::PowerOff,
+            None if is_machine(name) => Stage::PowerOff,
             None => Stage::Ask,
             Some(Stage::PowerOff) if off => Stage::Ask,
             Some(stage) if self.since.elapsed() >= stage.limit() => stage.next(),
@@ -85,6 +84,11 @@ impl Stop {
         tracing::info!(workload = name, pid = process.pid, "stopping: {next:?}");
         enter(next, name, process, files).await;
     }
+}
+
+/// Whether a workload of this name is a machine.
+pub(crate) fn is_machine(workload: &str) -> bool {
+    workload.starts_with("vm-")
 }
 
 async fn enter(stage: Stage, name: &str, process: ProcessId, files: &WorkloadFiles) {

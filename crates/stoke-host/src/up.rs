@@ -22,6 +22,7 @@ use stoke_api::workload::Role;
 use stoke_reconcile::{Desired, Environment, FarmPorts, Observed, reconcile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::control::{Control, DownRequest, Picture};
@@ -38,6 +39,8 @@ use crate::{control, keys};
 const BUSY: Duration = Duration::from_millis(200);
 /// Pause between two rounds when all is as wanted.
 const CALM: Duration = Duration::from_secs(1);
+/// How long answers that are under way may take when it ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Where an installation is.
 #[derive(Clone, Debug)]
@@ -69,12 +72,16 @@ pub async fn up_with(options: UpOptions, binaries: Binaries) -> anyhow::Result<(
     let control = Control { store: host.store.clone(), folders, picture: seen, wake: host.wake.clone(), down };
     host.observe().await;
     let listener = stoke_daemon::bind(&host.folders.control_socket())?;
-    let server = tokio::spawn(axum::serve(listener, control::router(Arc::new(control))).into_future());
+    let closing = CancellationToken::new();
+    let server = axum::serve(listener, control::router(Arc::new(control)));
+    let mut server = tokio::spawn(server.with_graceful_shutdown(closing.clone().cancelled_owned()).into_future());
     let request = host.run(down_requests).await;
     let ended = host.finish(request).await;
-    // Whoever asked for the end is told so before the socket closes.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    server.abort();
+    // Whoever asked for the end is told so; whoever only watches is cut off.
+    closing.cancel();
+    if tokio::time::timeout(LAST_ANSWERS, &mut server).await.is_err() {
+        server.abort();
+    }
     ended
 }
 
