@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use stoke_api::node::{Event, Report};
+use stoke_api::node::{Event, Phase, Report};
 
 use crate::farm::{Farm, FarmError};
 use crate::journal::Journal;
 
+/// How long what happened waits for what happens next. A boot that goes well is through by then, and the resident tells all of
+/// it: so the processor has the root to do meanwhile, not a request for every phase. One that hangs is told half a second later.
+const GATHER: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -41,7 +44,7 @@ impl Reporter {
 
 fn deliver(farm: &Farm, session: &str, events: &Receiver<Event>, delivered: &AtomicUsize) {
     while let Ok(first) = events.recv() {
-        let batch: Vec<_> = std::iter::once(first).chain(events.try_iter()).collect();
+        let batch = gather(first, events, GATHER);
         let count = batch.len();
         let report = Report { session: session.to_owned(), events: batch, ..Report::default() };
         if send(farm, &report).is_err() {
@@ -49,6 +52,18 @@ fn deliver(farm: &Farm, session: &str, events: &Receiver<Event>, delivered: &Ato
         }
         delivered.fetch_add(count, Ordering::AcqRel);
     }
+}
+
+/// What comes within this time. A failure ends it: nothing good is about to come.
+fn gather(first: Event, events: &Receiver<Event>, time: Duration) -> Vec<Event> {
+    let (until, mut batch) = (Instant::now() + time, vec![first]);
+    while batch.last().is_none_or(|event| event.phase != Phase::Failed) {
+        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(event) => batch.push(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    batch
 }
 
 /// Sends until it is accepted.
@@ -67,5 +82,29 @@ pub(crate) fn send(farm: &Farm, report: &Report) -> Result<(), FarmError> {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn event(phase: Phase) -> Event {
+        Event { phase, uptime_ms: 0, detail: String::new() }
+    }
+
+    #[test]
+    fn events_are_told_together_and_a_failure_at_once() {
+        let (sender, receiver) = channel();
+        for phase in [Phase::Network, Phase::Failed, Phase::Root] {
+            sender.send(event(phase)).unwrap();
+        }
+        let long = Duration::from_hours(1);
+        assert_eq!(gather(event(Phase::Init), &receiver, long).len(), 3);
+        assert_eq!(gather(event(Phase::Failed), &receiver, long).len(), 1);
+        drop(sender);
+        assert_eq!(gather(event(Phase::Init), &receiver, long).len(), 2);
     }
 }
