@@ -3,6 +3,7 @@
 mod boot;
 mod foreign;
 mod input;
+mod power;
 mod refuse;
 mod restart;
 mod rootless;
