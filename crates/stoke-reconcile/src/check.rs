@@ -21,11 +21,15 @@ pub fn check(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
         let reference = object.reference();
         findings.problems.extend(object.check().into_iter().map(|problem| (reference.clone(), problem)));
     }
-    let mut by_age: Vec<_> = objects.iter().collect();
-    by_age.sort_by_key(|object| age(object));
-    for object in by_age {
-        findings.object(object);
-    }
+    findings.all(objects);
+    findings.problems
+}
+
+/// What is wrong between these objects, of which each was looked at alone before, if there are others that nobody could
+/// read: a reference to nothing may be to one of those.
+pub fn check_between(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
+    let mut findings = Findings { some_are_unknown: true, ..Findings::new(objects) };
+    findings.all(objects);
     findings.problems
 }
 
@@ -54,9 +58,18 @@ struct Findings<'a> {
     hostnames: BTreeMap<(ObjectRef, String), ObjectRef>,
     uuids: BTreeMap<String, ObjectRef>,
     problems: Vec<(ObjectRef, Problem)>,
+    some_are_unknown: bool,
 }
 
 impl<'a> Findings<'a> {
+    fn all(&mut self, objects: &[AnyObject]) {
+        let mut by_age: Vec<_> = objects.iter().collect();
+        by_age.sort_by_key(|object| age(object));
+        for object in by_age {
+            self.object(object);
+        }
+    }
+
     fn new(objects: &'a [AnyObject]) -> Self {
         let mut findings = Self { names: objects.iter().map(AnyObject::reference).collect(), ..Self::default() };
         for object in objects {
@@ -223,8 +236,9 @@ impl<'a> Findings<'a> {
 
     /// Whether the target exists; if not, that is a problem.
     fn refers(&mut self, owner: &ObjectRef, field: &str, target: &ObjectRef) -> bool {
-        if self.names.contains(target) {
-            return true;
+        let exists = self.names.contains(target);
+        if exists || self.some_are_unknown {
+            return exists;
         }
         let kind = target.kind.singular();
         let wanted = target.name.as_str();
@@ -251,4 +265,28 @@ impl<'a> Findings<'a> {
 /// The host name of a node: its configuration's, else the object's name.
 pub(crate) fn hostname(owner: &ObjectRef, config: &NodeConfig) -> String {
     config.hostname.clone().unwrap_or_else(|| owner.name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_between_objects_is_told_although_others_are_unknown() {
+        let object = |kind: &str, name: &str, spec: &str| {
+            format!("apiVersion: stokehold.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+        };
+        let text = [
+            object("Lan", "a", "{subnets: [{name: v4, cidr: 10.0.0.0/16}]}"),
+            object("Lan", "b", "{subnets: [{name: v4, cidr: 10.0.1.0/24}]}"),
+            object("Farm", "lab", "{lan: c, image: node}"),
+        ];
+        let loaded = stoke_api::load::load_text(std::path::Path::new("lab.yaml"), &text.concat()).unwrap();
+        let objects: Vec<_> = loaded.objects.into_iter().map(|(object, _)| object).collect();
+        let told = |found: Vec<(ObjectRef, Problem)>| {
+            found.into_iter().map(|(object, problem)| format!("{object} {}", problem.field)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(check_between(&objects)), ["lan/b spec.subnets[0].cidr"]);
+        assert_eq!(told(check(&objects)), ["lan/b spec.subnets[0].cidr", "farm/lab spec.image", "farm/lab spec.lan"]);
+    }
 }

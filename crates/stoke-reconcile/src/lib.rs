@@ -20,7 +20,7 @@ mod machine;
 mod server;
 mod view;
 
-pub use check::check;
+pub use check::{check, check_between};
 pub use observed::{
     Desired, Environment, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed, ObservedWorkload,
     Occurrence,

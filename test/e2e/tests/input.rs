@@ -56,8 +56,11 @@ fn refused(files: &[(&str, &str)], expected: &[&str]) -> anyhow::Result<()> {
 fn all_problems_of_all_files_at_once() -> anyhow::Result<()> {
     let two = "  subnets:\n  - {name: v4, cidr: 10.10.0.0/24}\n  - {name: more, cidr: 10.10.0.128/25}\n  egres: None\n";
     let broken = "apiVersion: stokehold.dev/v1alpha1\nkind: Farm\nmetadata: {name: lab\n";
-    let files = [("lan.yaml", &*object("Lan", "lab", two)), ("farm.yaml", broken)];
-    refused(&files, &["lan.yaml:7:", "overlaps", "lan.yaml:8:", "egres", "did you mean \"egress\"", "farm.yaml:"])
+    let other = lan("other", "10.10.0.0/16", "");
+    let files = [("lan.yaml", &*object("Lan", "lab", two)), ("farm.yaml", broken), ("other.yaml", &other)];
+    let of_one = ["lan.yaml:7:", "overlaps", "lan.yaml:8:", "egres", "did you mean \"egress\"", "farm.yaml:"];
+    let between = ["other.yaml:5:", "10.10.0.0/16 overlaps 10.10.0.0/24 of lan/lab"];
+    refused(&files, &[&of_one[..], &between].concat())
 }
 
 #[test]

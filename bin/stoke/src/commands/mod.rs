@@ -18,13 +18,16 @@ mod ssh;
 mod status;
 mod up;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use stoke_api::control::{AppliedFile, Apply, PowerAction};
-use stoke_api::load::{self, Loaded};
+use stoke_api::ObjectRef;
+use stoke_api::control::{AppliedFile, Apply, ObjectProblem, PowerAction};
+use stoke_api::load::{self, Finding, Loaded};
+use stoke_api::objects::Problem;
 
 use crate::cli::{Cli, Command, Image};
 use crate::failure::BadFiles;
@@ -65,7 +68,25 @@ fn blocking<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 /// Loads files, or fails with everything that is wrong in them.
 fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
-    load::load(paths).map_err(|findings| BadFiles(findings).into())
+    let (loaded, mut findings) = load::load_what_is_whole(paths);
+    if findings.is_empty() {
+        return Ok(loaded);
+    }
+    findings.extend(found_between(&loaded));
+    findings.sort_by(|a, b| (&a.path, a.at).cmp(&(&b.path, b.at)));
+    Err(BadFiles(findings).into())
+}
+
+/// What is wrong between the objects that could be read, so that mending the others does not bring new trouble to light.
+fn found_between(loaded: &[Loaded]) -> Vec<Finding> {
+    let objects = loaded.iter().flat_map(|loaded| &loaded.objects);
+    let objects: BTreeMap<_, _> = objects.map(|(object, _)| (object.reference(), object.clone())).collect();
+    let objects: Vec<_> = objects.into_values().collect();
+    let found = stoke_reconcile::check_between(&objects).into_iter();
+    let located = |(object, problem): (ObjectRef, Problem)| {
+        load::locate(loaded, &ObjectProblem { object, field: problem.field, message: problem.message })
+    };
+    found.filter_map(located).collect()
 }
 
 /// Files as the control socket takes them.

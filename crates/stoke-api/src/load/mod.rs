@@ -41,6 +41,13 @@ pub struct Loaded {
 /// # Errors
 /// With everything that is wrong in all of them.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, Vec<Finding>> {
+    let (all, findings) = load_what_is_whole(paths);
+    if findings.is_empty() { Ok(all) } else { Err(findings) }
+}
+
+/// Loads as [`load`] does, and gives with what is wrong the objects that can be told all the same: to find what is wrong
+/// between them, never to be used.
+pub fn load_what_is_whole(paths: &[PathBuf]) -> (Vec<Loaded>, Vec<Finding>) {
     let (files, mut findings) = files::find(paths);
     let mut all = Vec::new();
     for path in files {
@@ -50,7 +57,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Loaded>, Vec<Finding>> {
         }
     }
     twice(&all, &mut findings);
-    if findings.is_empty() { Ok(all) } else { Err(findings) }
+    (all, findings)
 }
 
 /// The files that [`load`] would read, as far as they can be found.
@@ -104,7 +111,7 @@ fn parse(path: PathBuf, text: &str, findings: &mut Vec<Finding>) -> Loaded {
     Loaded { path, objects }
 }
 
-/// One document: an object if all is well, and what is wrong if not.
+/// One document: an object if it can be told, and what is wrong with it.
 fn read_document(document: &Node) -> (Option<AnyObject>, Walk<'static>) {
     let mut walk = Walk::new(schema::of(Kind::Machine));
     let Content::Map(_) = &document.content else {
@@ -123,7 +130,7 @@ fn read_document(document: &Node) -> (Option<AnyObject>, Walk<'static>) {
     match serde_json::from_value::<AnyObject>(value) {
         Ok(object) => {
             check(&object, &mut walk);
-            (walk.wrong.is_empty().then_some(object), walk)
+            (Some(object), walk)
         }
         // Everything that the schema says was checked; this is what only the types know.
         Err(error) => {
