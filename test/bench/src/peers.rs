@@ -45,6 +45,8 @@ impl Rival {
     pub(crate) fn start(peers: &Peers, servers: Servers, content: &Content) -> Result<Self> {
         let world = World::new()?;
         testbed::machine::wire(&world)?;
+        // The switch has a carrier before the machine is there; nobody is on the other end.
+        world.run("ip", &["link", "set", "uplink0", "addrgenmode", "none", "arp", "off", "up"])?;
         world.run("ip", &["address", "add", &format!("{ADDRESS}/24"), "dev", "switch0"])?;
         let folder = world.folder().join("www");
         publish(&folder, servers, content)?;
