@@ -16,11 +16,19 @@ pub(crate) struct Options {
     /// Also write the rows as JSON into this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// How often each side runs.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only the sides whose name and firmware contain this, for example `Bios ours`.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 fn arguments(options: &Options) -> Vec<String> {
     let json = options.json.iter().flat_map(|file| ["--json".to_owned(), file.display().to_string()]);
-    options.names.iter().cloned().chain(json).collect()
+    let rounds = options.rounds.iter().flat_map(|rounds| ["--rounds".to_owned(), rounds.to_string()]);
+    let only = options.only.iter().flat_map(|only| ["--only".to_owned(), only.clone()]);
+    options.names.iter().cloned().chain(json).chain(rounds).chain(only).collect()
 }
 
 /// Builds with optimisation and runs the benchmarks.
