@@ -156,7 +156,7 @@ mod tests {
             "var/log/README",
             "var/cache/apt/pkgcache.bin",
             "var/cache/debconf/passwords.dat",
-            "var/lib/apt/lists/deb.debian.org_debian_dists_bookworm_InRelease",
+            "var/lib/apt/lists/mirror.example_debian_dists_bookworm_InRelease",
             "etc/shadow-",
             "etc/hostname",
             "dev/null",
