@@ -25,7 +25,7 @@ pub(crate) fn test(options: &TestOptions) -> Result<()> {
     ensure(Purpose::Test)?;
     let programs = build(Profile::Dev)?;
     let filter = options.filter.iter().map(String::as_str);
-    let mut rings = cargo(&["test", "--workspace", "--exclude", "e2e", "--"]);
+    let mut rings = cargo(&["test", "--workspace", "--exclude", "e2e", "--no-fail-fast", "--"]);
     run("tests of the crates", rings.env("STOKE_PROGRAMS", &programs).args(filter.clone()))?;
     if options.quick {
         return Ok(());

@@ -38,9 +38,13 @@ fn everything_is_killed_while_a_guest_boots_and_the_boot_completes() -> anyhow::
         Ok(farm.check(&["ssh", "node-1", "--", read]).ok())
     })?;
     ensure!(again.contains("8+0 records in"), "{again}");
+    let bridge = farm.object("lan", "lab")?.pointer("/status/bridge").cloned();
     farm.kill_up();
+    farm.kill("node")?;
     farm.up()?;
+    farm.wait_condition("lan", "lab", "Ready", Duration::from_secs(30))?;
     farm.wait_condition("machine", "node-1", "Ready", Duration::from_secs(30))?;
+    ensure!(farm.object("lan", "lab")?.pointer("/status/bridge").cloned() == bridge, "the LAN was laid anew");
     ensure!(self::qemu(&farm)? == qemu, "the guest was started a second time");
     let objects = farm.world().folder().join("objects");
     let plan = farm.check(&["plan", &objects.to_string_lossy()])?;
