@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stoke_api::{Kind, ObjectName};
 
-/// Machines from one image: booted over the network, on one host or on Kubernetes.
+/// Machines from one image: booted over the network, on one Linux host.
 ///
 /// Describe machines, LANs, boot farms and images in YAML and run them with `stoke up`. What runs goes on when `stoke up` ends; `stoke down` ends it.
 #[derive(Debug, Parser)]

@@ -131,9 +131,6 @@ pub struct NetbootForm {
     /// Kernel arguments, behind the ones that Stokehold sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernel_arguments: Vec<String>,
-    /// What is written to at run time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overlay: Option<Overlay>,
 }
 
 /// The root file system of a netboot form.
@@ -153,14 +150,6 @@ pub enum RootFormat {
     Squashfs,
     /// EROFS, lz4hc.
     Erofs,
-}
-
-/// The writable layer of a diskless node, in memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Overlay {
-    /// Its bound; half of the free memory if absent.
-    pub size: crate::Bytes,
 }
 
 /// What is known of an image.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use farm::{BootSpec, FarmSpec, FarmStatus, NodeConfig, NodeState, RootMode, Trust, UnknownClients, User};
 pub use image::{
-    Architecture, DebianSource, Forms, Hooks, ImageSource, ImageSpec, ImageStatus, NetbootForm, Overlay, RecipeFile,
-    RootForm, RootFormat,
+    Architecture, DebianSource, Forms, Hooks, ImageSource, ImageSpec, ImageStatus, NetbootForm, RecipeFile, RootForm,
+    RootFormat,
 };
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, LanSpec, LanStatus, Pool, Subnet, Uplink};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
