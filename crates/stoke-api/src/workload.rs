@@ -182,6 +182,9 @@ pub struct FarmConfig {
     pub farm: ObjectRef,
     /// Address that everything is served on.
     pub address: Ipv4Addr,
+    /// MTU of its LAN in bytes: no TFTP block is larger. Read when the farm starts.
+    #[serde(default = "ethernet")]
+    pub mtu: u16,
     /// UDP port of TFTP.
     pub tftp_port: u16,
     /// TCP port of HTTP.
@@ -212,6 +215,10 @@ pub struct FarmConfig {
     pub boot_programs: BTreeMap<String, PathBuf>,
     /// Where the farm remembers its nodes' sessions.
     pub state: PathBuf,
+}
+
+fn ethernet() -> u16 {
+    1500
 }
 
 /// One image version in a farm.

@@ -229,7 +229,8 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         let socket = UdpSocket::bind(at).await?;
         farm.opened(service, at, stop);
         let counters = farm.metrics.tftp.clone();
-        return stoke_tftp::server::serve(socket, farm.clone(), Limits::default(), counters, stop.clone()).await;
+        let limits = Limits::for_mtu(farm.serving().config.mtu);
+        return stoke_tftp::server::serve(socket, farm.clone(), limits, counters, stop.clone()).await;
     }
     let listener = TcpListener::bind(at).await?;
     farm.opened(service, at, stop);

@@ -104,6 +104,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmCon
     Some(FarmConfig {
         farm: reference.clone(),
         address: address(view, reference, farm)?,
+        mtu: view.lan(&lan_name)?.spec.mtu,
         tftp_port: environment.ports.tftp,
         http_port: environment.ports.http,
         node_port: environment.ports.node,

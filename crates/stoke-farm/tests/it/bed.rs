@@ -219,6 +219,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
     FarmConfig {
         farm: ObjectRef { kind: Kind::Farm, namespace: Some("default".parse().unwrap()), name: "lab".parse().unwrap() },
         address,
+        mtu: 1500,
         tftp_port: 6969,
         http_port: 8080,
         node_port: 8443,
