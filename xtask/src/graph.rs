@@ -98,3 +98,29 @@ fn edges(packages: &[Package]) -> Vec<String> {
     }
     wrong
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, dependencies: &[&str]) -> Package {
+        let dependency = |name: &&str| Dependency { name: (*name).to_owned(), kind: None };
+        Package { name: name.to_owned(), dependencies: dependencies.iter().map(dependency).collect() }
+    }
+
+    #[test]
+    fn arrows_go_down_only() {
+        assert_eq!(edges(&[package("stoke-farm", &["stoke-tftp", "stoke-boot", "serde"])]), [""; 0]);
+        let wrong = ["stoke-tftp must not depend on stoke-farm: arrows go down only"];
+        assert_eq!(edges(&[package("stoke-tftp", &["stoke-farm"])]), wrong);
+        let wrong = ["stoke-farm must not depend on stoke-router: arrows go down only"];
+        assert_eq!(edges(&[package("stoke-farm", &["stoke-router"])]), wrong);
+    }
+
+    #[test]
+    fn a_library_has_its_importer_and_a_crate_its_layer() {
+        let wrong = ["stoke-host must not import nftables"];
+        assert_eq!(edges(&[package("stoke-host", &["nftables"])]), wrong);
+        assert_eq!(edges(&[package("stoke-new", &[])]), ["stoke-new is in no layer of xtask/src/graph.rs"]);
+    }
+}
