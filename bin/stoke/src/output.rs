@@ -1,4 +1,4 @@
-//! What commands print: tables, JSON, YAML, colors. Data goes to standard output, all of it through [`print`].
+//! What commands print: tables, JSON, YAML, colors. Data goes to standard output, all of it through [`print()`].
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};

@@ -2,7 +2,7 @@
 //!
 //! [`reconcile`] is pure and derives everything from live state, never from the name of an event: the same input gives
 //! the same output, and its own output, once it has come true, gives no change. One module for each kind of object says
-//! what that kind wants and what its conditions are; [`check`] finds what is wrong across objects and is used by whoever
+//! what that kind wants and what its conditions are; [`check()`] finds what is wrong across objects and is used by whoever
 //! accepts objects, too, so that people read the same words from both. One bad object harms itself only.
 //!
 //! What this crate never does: I/O, reading a clock, knowing whether processes or pods run the workloads, reaching tokio.
