@@ -7,8 +7,17 @@ use e2e::{BOOT_LIMIT, installation, machine};
 use testbed::{User, wait_for};
 
 #[test]
-fn a_corrupted_root_is_refused_and_reported() -> anyhow::Result<()> {
-    let mut farm = installation(User::Root, "", "  boot: {root: Nbd}\n")?;
+fn a_corrupted_root_over_nbd_is_refused_and_reported() -> anyhow::Result<()> {
+    refused_and_reported("Nbd")
+}
+
+#[test]
+fn a_corrupted_root_in_memory_is_refused_and_reported() -> anyhow::Result<()> {
+    refused_and_reported("Ram")
+}
+
+fn refused_and_reported(root: &str) -> anyhow::Result<()> {
+    let mut farm = installation(User::Root, "", &format!("  boot: {{root: {root}}}\n"))?;
     farm.up()?;
     let image = farm.wait_condition("farm", "lab", "Ready", Duration::from_mins(1))?;
     ensure!(image.pointer("/status/image").is_some(), "{image}");
