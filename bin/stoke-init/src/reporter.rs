@@ -11,8 +11,8 @@ use crate::farm::{Farm, FarmError};
 use crate::journal::Journal;
 
 /// How long what happened waits for what happens next. A boot that goes well is through by then, and the resident tells all of
-/// it: so the processor has the root to do meanwhile, not a request for every phase. One that hangs is told half a second later.
-const GATHER: Duration = Duration::from_millis(500);
+/// it: so the processor has the root to do meanwhile, not a request for every phase. One that hangs is told that much later.
+const GATHER: Duration = Duration::from_millis(1500);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
