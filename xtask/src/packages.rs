@@ -36,8 +36,6 @@ const DEMO: &[Package] = &[
     package("mmdebstrap", "/usr/bin/mmdebstrap", "image builds"),
     package("squashfs-tools", "/usr/bin/mksquashfs", "image builds"),
     package("erofs-utils", "/usr/bin/mkfs.erofs", "image builds with EROFS roots"),
-    package("cryptsetup-bin", "/usr/sbin/veritysetup", "verified roots"),
-    package("binutils", "/usr/bin/objcopy", "unified kernel images"),
     package("systemd-boot-efi", "/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "unified kernel images"),
     package("zstd", "/usr/bin/zstd", "image builds"),
     package("passt", "/usr/bin/pasta", "the way out of the namespace"),
@@ -58,6 +56,8 @@ const TEST: &[Package] = &[
     package("qemu-utils", "/usr/bin/qemu-img", "tests: an NBD client"),
     package("ndisc6", "/usr/bin/rdisc6", "tests: asks for IPv6 routers"),
     package("procps", "/usr/bin/pgrep", "tests: looking at processes"),
+    package("cryptsetup-bin", "/usr/sbin/veritysetup", "tests: a second opinion on verified roots"),
+    package("binutils", "/usr/bin/objcopy", "tests: a second opinion on unified kernel images"),
     package("cpio", "/usr/bin/cpio", "tests: a second opinion on archives"),
     package("util-linux", "/usr/bin/setpriv", "tests: running as an ordinary user"),
 ];

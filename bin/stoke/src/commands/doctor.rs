@@ -227,15 +227,13 @@ fn firewall(root: bool) -> Option<Check> {
 /// A program or file, the Debian package that has it, whether nothing works without it, and what it is for.
 type Need = (&'static str, &'static str, bool, &'static str);
 
-const PROGRAMS: [Need; 11] = [
+const PROGRAMS: [Need; 9] = [
     ("qemu-system-x86_64", "qemu-system-x86", true, "runs machines"),
     ("pasta", "passt", true, "is the way out of the LANs"),
     ("nft", "nftables", true, "masquerades and keeps LANs apart"),
     ("mmdebstrap", "mmdebstrap", true, "builds Debian trees"),
     ("mksquashfs", "squashfs-tools", true, "packs roots"),
     ("mkfs.erofs", "erofs-utils", false, "packs roots of format Erofs"),
-    ("veritysetup", "cryptsetup-bin", true, "makes the hash tree of a root"),
-    ("objcopy", "binutils", true, "makes unified kernel images"),
     ("ssh", "openssh-client", true, "enters machines"),
     ("ssh-keygen", "openssh-client", true, "makes the key of the installation"),
     ("zstd", "zstd", false, "packs faster"),
