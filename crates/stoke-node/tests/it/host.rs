@@ -68,7 +68,10 @@ impl Agent {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let mut agent = Self { user, folder, processes: Vec::new() };
-        std::fs::copy(program_built(), agent.path("agent")).unwrap();
+        // By a program of its own: what this process writes cannot be executed while a test beside this one has forked
+        // and not yet executed, since the child has a copy of the descriptor.
+        let copied = Command::new("cp").args([program_built(), agent.path("agent")]).status().unwrap();
+        assert!(copied.success(), "cp: {copied}");
         agent.configure(uplinks);
         agent.launch();
         agent
