@@ -115,7 +115,7 @@ impl Plan {
     pub(crate) fn in_memory(&self, size: u64, memory: u64) -> bool {
         match self.mode {
             Mode::Ram => true,
-            Mode::Nbd => false,
+            Mode::Nbd | Mode::Nfs => false,
             Mode::Auto if self.nbd.is_empty() => true,
             Mode::Auto => !self.http.is_empty() && size + size / 5 + RESERVE < memory,
         }

@@ -190,7 +190,7 @@ impl Attendance {
         loop {
             let session = self.session();
             let (ssh_host_keys, root) = (self.ssh_host_keys.clone(), self.mode.clone());
-            let report = Report { session: session.clone(), events, ssh_host_keys, root };
+            let report = Report { session: session.clone(), events, ssh_host_keys, root, serves: String::new() };
             if reporter::send(&self.farm, &report).is_ok() {
                 return;
             }

@@ -7,6 +7,7 @@
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
 //! - [`control`]: the control socket of a standalone installation.
 //! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
+//! - [`trace`]: what happened in the boots of one machine.
 //! - [`schema`]: the JSON schema of each kind, derived from its types.
 //! - [`load`]: objects from files, with all that is wrong in them at once.
 //!
@@ -21,6 +22,7 @@ pub mod node;
 pub mod objects;
 pub mod report;
 pub mod schema;
+pub mod trace;
 pub mod workload;
 
 pub use meta::{Condition, Metadata, ObjectRef};

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Digest, MacAddr};
-use crate::objects::{NodeConfig, RootFormat};
+use crate::objects::{NfsRoot, NodeConfig, RootFormat};
 
 /// Version of this protocol.
 pub const PROTOCOL: u16 = 1;
@@ -137,6 +137,19 @@ pub struct Manifest {
     /// Domain of the node's LAN.
     #[serde(default)]
     pub domain: String,
+    /// URLs of the node API of all replicas of the farm, this one's first. When one does not answer, the next is asked.
+    #[serde(default)]
+    pub farms: Vec<String>,
+    /// The root with [`Mode::Nfs`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NfsRoot>,
+    /// Parts of the root that boots read, in the order in which they do: `(offset, length)` in bytes. They are fetched
+    /// ahead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hot: Vec<(u64, u32)>,
+    /// Whether a node with the root in memory gives it to others: [`Report::serves`].
+    #[serde(default)]
+    pub serve_peers: bool,
 }
 
 /// Where the root is while the node runs: decided by the farm, but for `Auto`, which the node decides by its memory.
@@ -148,6 +161,8 @@ pub enum Mode {
     Nbd,
     /// Memory.
     Ram,
+    /// A directory on an NFS server: [`Manifest::nfs`].
+    Nfs,
 }
 
 /// How far a boot is. In this order; a report never goes back within a session, except to `Failed`.
@@ -209,9 +224,12 @@ pub struct Report {
     /// Public host keys, each `TYPE BASE64`.
     #[serde(default)]
     pub ssh_host_keys: Vec<String>,
-    /// Where the root is: `nbd` or `ram`.
+    /// Where the root is: `nbd`, `ram` or `nfs`.
     #[serde(default)]
     pub root: String,
+    /// URL at which the node gives its root to others, `http://ADDRESS:PORT/v1/blob/sha256/HEX`; empty if it does not.
+    #[serde(default)]
+    pub serves: String,
 }
 
 /// What the farm wants done by a node that runs.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::ObjectRef;
 use crate::names::{Digest, LinkName, MacAddr};
 use crate::objects::{NodeState, Power};
-use crate::workload::{BlobRef, FarmImage};
+use crate::workload::{Architecture, BlobRef, FarmImage};
 
 /// What a role reports, whichever it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,41 @@ pub struct RouterReport {
     pub strangers: Vec<Stranger>,
     /// By machine, when its firmware last asked for a boot, in milliseconds since 1970.
     pub boot_requests: BTreeMap<String, u64>,
+    /// When a client last got no address because none was left, in seconds since 1970; `None` after an hour without.
+    #[serde(default)]
+    pub exhausted_at: Option<u64>,
+    /// Addresses that somebody uses who did not get them from us: the newest, at most 64.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
+    /// Other DHCP servers that were heard where ours should be the only one: at most 16.
+    #[serde(default)]
+    pub rogue_servers: Vec<RogueServer>,
+}
+
+/// An address that somebody uses who did not get it from us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Who uses it, if that was seen.
+    pub mac: Option<MacAddr>,
+    /// How it was noticed: `declined`, `answers ARP`.
+    pub noticed: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+}
+
+/// A DHCP server that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RogueServer {
+    /// Its server identifier (option 54).
+    pub address: Ipv4Addr,
+    /// Where its frames come from, if that was seen.
+    pub mac: Option<MacAddr>,
+    /// When it was heard last, in seconds since 1970.
+    pub last_seen: u64,
 }
 
 /// One lease.
@@ -103,6 +138,27 @@ pub struct FarmReport {
     pub failure: Option<String>,
     /// By object, what its node reported.
     pub nodes: Vec<FarmNodeReport>,
+    /// How many boot at once, and what that costs.
+    #[serde(default)]
+    pub storm: StormReport,
+}
+
+/// How many nodes boot at once, and what that costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StormReport {
+    /// Nodes that load now.
+    pub loading: u32,
+    /// Nodes that were told to wait and have not begun yet.
+    pub waiting: u32,
+    /// The most that loaded at once since the farm started.
+    pub most_loading: u32,
+    /// Boots begun since the farm started.
+    pub boots: u64,
+    /// Nodes that give the root to others now.
+    pub peers: u32,
+    /// Bytes sent since the farm started, by way: `tftp`, `http`, `nbd`.
+    pub bytes: BTreeMap<String, u64>,
 }
 
 /// What one node of a farm reported.
@@ -163,6 +219,9 @@ pub struct ImageBuildReport {
 pub struct BuiltImage {
     /// Digest of its manifest.
     pub digest: Digest,
+    /// What it runs on.
+    #[serde(default)]
+    pub architecture: Architecture,
     /// Bytes of all parts.
     pub size: u64,
     /// Version of its kernel.
@@ -186,6 +245,7 @@ impl BuiltImage {
     pub fn for_farm(&self, farm_initramfs: BlobRef, uki: Option<BlobRef>) -> FarmImage {
         FarmImage {
             digest: self.digest,
+            architecture: self.architecture,
             kernel: self.kernel,
             initramfs: self.initramfs,
             farm_initramfs,

@@ -5,16 +5,19 @@
 //! `GET /status` there: one of the types in [`crate::report`]. So a role needs no store, and goes on without anybody.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::meta::ObjectRef;
 use crate::names::{Bytes, Digest, LinkName, MacAddr};
 use crate::node::RootInfo;
-use crate::objects::{ImageSpec, NodeConfig, Pool, Power, RootMode, RunStrategy, UnknownClients};
+use crate::objects::{
+    DhcpMode, ImageSpec, LoaderSpec, NfsRoot, NodeConfig, Pool, Power, Reservation, RootMode, RunStrategy, TftpMode,
+    UnknownClients,
+};
 
 /// Something to run, for one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,8 @@ impl Workload {
         let namespace = self.owner.namespace.as_ref().map_or("cluster", |namespace| namespace.as_str());
         match &self.role {
             Role::Node(_) => "node".to_owned(),
+            // No object's name has a full stop.
+            Role::Farm(farm) if farm.replica > 0 => format!("farm-{namespace}-{}.{}", self.owner.name, farm.replica),
             role => format!("{}-{namespace}-{}", role.word(), self.owner.name),
         }
     }
@@ -94,6 +99,9 @@ pub struct LanPlan {
     pub mtu: u16,
     /// The router's addresses, with the prefix lengths of their subnets.
     pub addresses: Vec<Ipv4Net>,
+    /// The router's IPv6 address, with the length of its prefix.
+    #[serde(default)]
+    pub address6: Option<Ipv6Net>,
     /// Whether what goes out is masqueraded.
     pub masquerade: bool,
     /// Interfaces of the host that join.
@@ -112,8 +120,14 @@ pub struct RouterConfig {
     pub mtu: u16,
     /// Subnets.
     pub subnets: Vec<RouterSubnet>,
-    /// Whether it answers DHCP.
-    pub dhcp: bool,
+    /// How it answers DHCP.
+    pub dhcp: DhcpMode,
+    /// Clients with addresses of their own that are no machines of ours.
+    #[serde(default)]
+    pub reservations: Vec<Reservation>,
+    /// IPv6 on the LAN.
+    #[serde(default)]
+    pub ipv6: Option<RouterIpv6>,
     /// Domain of the machines' names.
     pub domain: String,
     /// Servers that know all other names; empty if there are none.
@@ -124,6 +138,16 @@ pub struct RouterConfig {
     pub farms: BTreeMap<String, FarmBoot>,
     /// Journal of leases.
     pub leases: PathBuf,
+}
+
+/// IPv6 as the router needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterIpv6 {
+    /// The prefix that it advertises.
+    pub prefix: Ipv6Net,
+    /// Its own address.
+    pub address: Ipv6Addr,
 }
 
 /// One subnet as the router needs it.
@@ -138,6 +162,9 @@ pub struct RouterSubnet {
     pub default_route: bool,
     /// Ranges for machines without an address of their own.
     pub pools: Vec<Pool>,
+    /// Whether it lies behind a relay agent: `gateway` is then not the router's own address.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 /// A machine that an object names.
@@ -152,6 +179,9 @@ pub struct RouterHost {
     pub macs: Vec<MacAddr>,
     /// Its SMBIOS UUID, for clients that change their MAC.
     pub uuid: Option<String>,
+    /// Its DHCP client identifier, if it is known by that too: text, or bytes as `0x…`.
+    #[serde(default)]
+    pub client_id: Option<String>,
     /// Its address, if it has one of its own.
     pub address: Option<Ipv4Addr>,
     /// The farm that feeds it: key of [`RouterConfig::farms`].
@@ -162,16 +192,46 @@ pub struct RouterHost {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FarmBoot {
-    /// Address of TFTP and HTTP.
-    pub address: Ipv4Addr,
+    /// Addresses of TFTP, HTTP and the node API, one of each replica; at least one. Which one a machine gets is
+    /// [`Self::address_for`].
+    pub addresses: Vec<Ipv4Addr>,
+    /// The same of IPv6; empty without it.
+    #[serde(default)]
+    pub addresses6: Vec<Ipv6Addr>,
     /// Port of HTTP.
     pub http_port: u16,
-    /// URL of the node API: [`crate::node::DHCP_OPTION_FARM`].
-    pub node_url: String,
-    /// Path on the HTTP server of the unified kernel image that UEFI HTTP boot gets; `None` until the image is built.
-    pub uki_path: Option<String>,
+    /// Port of the node API: [`crate::node::DHCP_OPTION_FARM`].
+    pub node_port: u16,
+    /// By architecture, path on the HTTP server of the unified kernel image; empty until the image is built.
+    #[serde(default)]
+    pub kernels: BTreeMap<Architecture, String>,
+    /// What firmware loads first.
+    #[serde(default)]
+    pub loader: LoaderSpec,
     /// What machines get that no object names.
     pub unknown_clients: UnknownClients,
+}
+
+impl FarmBoot {
+    /// The replica that a machine is sent to: always the same one, and each gets its share of the machines.
+    pub fn address_for(&self, mac: MacAddr) -> Ipv4Addr {
+        turned(&self.addresses, mac).next().unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// URLs of the node API, the machine's own replica first, separated by spaces.
+    pub fn node_urls(&self, mac: MacAddr) -> String {
+        let url = |address: Ipv4Addr| format!("https://{address}:{}", self.node_port);
+        turned(&self.addresses, mac).map(url).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The replicas in the order in which a machine asks them: from its own one, chosen by its address, round to the one
+/// before.
+pub fn turned<T: Copy>(replicas: &[T], mac: MacAddr) -> impl Iterator<Item = T> {
+    // Addresses of one maker differ in their last bytes; FNV-1a spreads those.
+    let hash = mac.0.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let first = usize::try_from(hash).unwrap_or_default().checked_rem(replicas.len()).unwrap_or_default();
+    replicas.iter().cycle().skip(first).take(replicas.len()).copied()
 }
 
 /// Configuration of `stoke serve farm`: one farm.
@@ -180,13 +240,37 @@ pub struct FarmBoot {
 pub struct FarmConfig {
     /// The `Farm`.
     pub farm: ObjectRef,
+    /// Which of its replicas this is, from 0.
+    #[serde(default)]
+    pub replica: u32,
     /// Address that everything is served on.
     pub address: Ipv4Addr,
+    /// Addresses of all replicas, this one's among them.
+    #[serde(default)]
+    pub replicas: Vec<Ipv4Addr>,
+    /// Address that boot programs and kernels are served on over IPv6.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// MTU of its LAN in bytes: no TFTP block is larger. Read when the farm starts.
     #[serde(default = "ethernet")]
     pub mtu: u16,
     /// UDP port of TFTP.
     pub tftp_port: u16,
+    /// How TFTP answers.
+    #[serde(default)]
+    pub tftp: TftpMode,
+    /// What firmware loads first.
+    #[serde(default)]
+    pub loader: LoaderSpec,
+    /// The root of nodes with [`RootMode::Nfs`].
+    #[serde(default)]
+    pub nfs: Option<NfsRoot>,
+    /// Whether nodes that hold the root in memory give it to others.
+    #[serde(default)]
+    pub peers: bool,
+    /// Nodes that may load at once.
+    #[serde(default)]
+    pub max_loading: Option<u32>,
     /// TCP port of HTTP.
     pub http_port: u16,
     /// TCP port of the node API, HTTPS.
@@ -227,6 +311,9 @@ fn ethernet() -> u16 {
 pub struct FarmImage {
     /// The version.
     pub digest: Digest,
+    /// What it runs on.
+    #[serde(default)]
+    pub architecture: Architecture,
     /// The kernel.
     pub kernel: BlobRef,
     /// The image's initramfs.
@@ -239,6 +326,17 @@ pub struct FarmImage {
     pub root: RootInfo,
     /// Kernel arguments.
     pub kernel_arguments: Vec<String>,
+}
+
+/// A processor architecture, in Debian's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Architecture {
+    /// x86-64.
+    #[default]
+    Amd64,
+    /// 64-bit Arm.
+    Arm64,
 }
 
 /// A blob by digest and size.

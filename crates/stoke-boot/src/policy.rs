@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 use stoke_api::MacAddr;
 use stoke_api::node::VENDOR_CLASS;
 use stoke_api::objects::UnknownClients;
-use stoke_api::workload::FarmBoot;
+use stoke_api::workload::{Architecture, FarmBoot};
 
 /// Boot program of a BIOS: iPXE on the card's own UNDI driver.
 pub const BIOS_PROGRAM: &str = "undionly.kpxe";
@@ -183,16 +183,17 @@ pub enum Answer {
 
 /// What the client gets from the farm that feeds it, or that takes in who is unknown. `None`: an address at most.
 pub fn answer(asker: &Asker, mac: MacAddr, farm: &FarmBoot) -> Option<Answer> {
-    let base = format!("http://{}{}", farm.address, port(farm.http_port));
+    let server = farm.address_for(mac);
+    let base = format!("http://{server}{}", port(farm.http_port));
     match asker {
-        Asker::Pxe(platform) => program(*platform, farm, false),
-        Asker::Ipxe { platform, http: false } => program(*platform, farm, true),
+        Asker::Pxe(platform) => program(*platform, server, false),
+        Asker::Ipxe { platform, http: false } => program(*platform, server, true),
         Asker::Ipxe { http: true, .. } => Some(Answer::Script { url: format!("{base}/v1/boot.ipxe?mac={mac}") }),
         Asker::Http(Platform::Uefi64) => {
-            farm.uki_path.as_ref().map(|path| Answer::HttpBoot { url: format!("{base}{path}") })
+            farm.kernels.get(&Architecture::Amd64).map(|path| Answer::HttpBoot { url: format!("{base}{path}") })
         }
         Asker::Http(_) => None,
-        Asker::Init => Some(Answer::NodeApi { url: farm.node_url.clone() }),
+        Asker::Init => Some(Answer::NodeApi { url: farm.node_urls(mac) }),
     }
 }
 
@@ -201,13 +202,13 @@ fn port(http: u16) -> String {
     if http == 80 { String::new() } else { format!(":{http}") }
 }
 
-fn program(platform: Platform, farm: &FarmBoot, ipxe: bool) -> Option<Answer> {
+fn program(platform: Platform, server: Ipv4Addr, ipxe: bool) -> Option<Answer> {
     let file = match platform {
         Platform::Bios => BIOS_PROGRAM,
         Platform::Uefi64 => UEFI_PROGRAM,
         Platform::Other(_) => return None,
     };
-    Some(Answer::Program { server: farm.address, file, ipxe })
+    Some(Answer::Program { server, file, ipxe })
 }
 
 /// The farm of a machine: the one that its object names; for one without object, the first that takes in who is
@@ -227,6 +228,7 @@ pub fn farm_of<'a>(
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use stoke_api::objects::LoaderSpec;
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
     /// As iPXE 1.21 in QEMU's ROM sends it: features pxe, http, bzimage, elf, multiboot, menu and others.
@@ -237,10 +239,12 @@ mod tests {
 
     fn farm() -> FarmBoot {
         FarmBoot {
-            address: Ipv4Addr::new(10, 10, 0, 1),
+            addresses: vec![Ipv4Addr::new(10, 10, 0, 1)],
+            addresses6: vec![],
             http_port: 80,
-            node_url: "https://10.10.0.1:8443".into(),
-            uki_path: Some("/v1/blob/sha256/ab.efi".into()),
+            node_port: 8443,
+            kernels: BTreeMap::from([(Architecture::Amd64, "/v1/blob/sha256/ab.efi".into())]),
+            loader: LoaderSpec::default(),
             unknown_clients: UnknownClients::Ignore,
         }
     }
@@ -259,7 +263,7 @@ mod tests {
     }
 
     fn loads(file: &'static str, ipxe: bool) -> Answer {
-        Answer::Program { server: farm().address, file, ipxe }
+        Answer::Program { server: farm().addresses[0], file, ipxe }
     }
 
     #[test]
@@ -280,7 +284,7 @@ mod tests {
     fn firmware_that_loads_by_http_gets_the_kernel_image_and_nothing_before_it_is_built() {
         let client = firmware("HTTPClient:Arch:00016:UNDI:003001", 16);
         assert_eq!(told(&client), Some(Answer::HttpBoot { url: "http://10.10.0.1/v1/blob/sha256/ab.efi".into() }));
-        let unbuilt = FarmBoot { uki_path: None, ..farm() };
+        let unbuilt = FarmBoot { kernels: BTreeMap::new(), ..farm() };
         assert_eq!(answer(&recognise(&client).unwrap(), MAC, &unbuilt), None);
         assert_eq!(told(&firmware("HTTPClient:Arch:00019:UNDI:003001", 19)), None);
     }

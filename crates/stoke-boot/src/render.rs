@@ -101,6 +101,7 @@ mod tests {
         let verity = Verity { root_hash: "00".repeat(32), salt: String::new(), data_blocks: 1, hash_offset: 4096 };
         FarmImage {
             digest: Digest([1; 32]),
+            architecture: stoke_api::workload::Architecture::Amd64,
             kernel: blob(2),
             initramfs: blob(3),
             farm_initramfs: blob(4),

@@ -125,8 +125,10 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, sessi
     let config = &serving.config;
     let mode = match config.root {
         RootMode::Auto => Mode::Auto,
-        RootMode::Nbd => Mode::Nbd,
         RootMode::Ram => Mode::Ram,
+        RootMode::Nfs => Mode::Nfs,
+        // `Aoe` is refused where the object is checked.
+        RootMode::Nbd | RootMode::Aoe => Mode::Nbd,
     };
     let blob = image.root.blob;
     Manifest {
@@ -141,6 +143,10 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, sessi
         http: vec![format!("{}/v1/blob/sha256/{}", serving.base_url(), blob.hex())],
         config: serving.node_config(identity),
         domain: config.domain.clone(),
+        farms: vec![format!("https://{}:{}", config.address, config.node_port)],
+        nfs: config.nfs.clone(),
+        hot: Vec::new(),
+        serve_peers: config.peers,
     }
 }
 

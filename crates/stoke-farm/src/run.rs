@@ -135,7 +135,7 @@ impl Role for Running {
     fn report(&self) -> Report {
         let failure = self.farm.failure();
         let nodes = self.farm.with_sessions(|sessions| sessions.reports(now_ms()));
-        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes })
+        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, ..FarmReport::default() })
     }
 
     fn ready(&self) -> bool {

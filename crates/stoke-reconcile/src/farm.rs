@@ -17,8 +17,11 @@ use crate::{image, lan, machine, server};
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
     request_parts(view, reference, farm, desired);
     let gate = view.valid(reference).and_then(|()| lan::laid(view, &lan_of(reference, farm)));
-    if let Some(config) = config(view, reference, farm).filter(|_| view.passes(&workload_name(reference), &gate)) {
-        desired.workloads.push(Workload { owner: reference.clone(), role: Role::Farm(config) });
+    for (replica, address) in (0..).zip(addresses(view, reference, farm)) {
+        let config = config(view, reference, farm, replica, address);
+        if let Some(config) = config.filter(|_| view.passes(&replica_name(reference, replica), &gate)) {
+            desired.workloads.push(Workload { owner: reference.clone(), role: Role::Farm(config) });
+        }
     }
     let images = images(view, reference, farm);
     let nodes = nodes(view, reference, farm);
@@ -30,7 +33,7 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
     let status = FarmStatus {
         conditions: vec![ready_condition(&state(view, reference, farm)), network_trust(farm)],
         observed_generation: farm.metadata.generation.unwrap_or_default(),
-        address: address(view, reference, farm).map(|address| address.to_string()),
+        address: addresses(view, reference, farm).first().map(Ipv4Addr::to_string),
         image: images.first().map(|image| image.digest),
         nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         ready_nodes: u32::try_from(nodes.iter().filter(ready).count()).unwrap_or(u32::MAX),
@@ -48,18 +51,29 @@ fn network_trust(farm: &Farm) -> Condition {
     }
 }
 
-fn lan_of(reference: &ObjectRef, farm: &Farm) -> ObjectRef {
+pub(crate) fn lan_of(reference: &ObjectRef, farm: &Farm) -> ObjectRef {
     sibling(reference, Kind::Lan, &farm.spec.lan)
 }
 
-/// The name of a farm's workload.
-pub(crate) fn workload_name(farm: &ObjectRef) -> String {
-    format!("farm-{}", key(farm).replace('/', "-"))
+/// The name of the workload of a farm's replica.
+fn replica_name(farm: &ObjectRef, replica: u32) -> String {
+    let first = format!("farm-{}", key(farm).replace('/', "-"));
+    if replica == 0 { first } else { format!("{first}.{replica}") }
 }
 
-/// The address that a farm serves on: the router's own in the LAN's first subnet.
-fn address(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<Ipv4Addr> {
-    Some(view.lan(&lan_of(reference, farm))?.spec.subnets.first()?.gateway())
+/// The names of the workloads of all replicas of a farm.
+fn replica_names(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<String> {
+    let replicas = (0..).zip(addresses(view, reference, farm));
+    replicas.map(|(replica, _)| replica_name(reference, replica)).collect()
+}
+
+/// The addresses that a farm serves on: those that it names, else the router's own in the LAN's first subnet.
+fn addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Addr> {
+    if !farm.spec.addresses.is_empty() {
+        return farm.spec.addresses.clone();
+    }
+    let lan = view.lan(&lan_of(reference, farm));
+    lan.and_then(|lan| lan.spec.subnets.first()).map(stoke_api::objects::Subnet::gateway).into_iter().collect()
 }
 
 fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&'a [BuiltImage], Waiting> {
@@ -85,27 +99,43 @@ fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &
 
 /// What booting clients are told of the farm.
 pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmBoot> {
-    let address = address(view, reference, farm)?;
+    let addresses = addresses(view, reference, farm);
     let ports = view.environment().ports;
-    let uki = images(view, reference, farm).first().and_then(|image| image.uki);
-    Some(FarmBoot {
-        address,
+    let images = images(view, reference, farm);
+    let kernel = |image: &FarmImage| Some((image.architecture, format!("{}.efi", image.uki?.http_path())));
+    let ipv6 = view.lan(&lan_of(reference, farm)).and_then(|lan| lan.spec.ipv6.as_ref());
+    (!addresses.is_empty()).then(|| FarmBoot {
+        addresses,
+        addresses6: ipv6.map(stoke_api::objects::Ipv6Spec::gateway).into_iter().collect(),
         http_port: ports.http,
-        node_url: format!("https://{address}:{}", ports.node),
-        uki_path: uki.map(|blob| format!("{}.efi", blob.http_path())),
+        node_port: ports.node,
+        // The newest version of each architecture is the last one that is put in.
+        kernels: images.iter().rev().filter_map(kernel).collect(),
+        loader: farm.spec.boot.loader,
         unknown_clients: farm.spec.unknown_clients,
     })
 }
 
-fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmConfig> {
+fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, address: Ipv4Addr) -> Option<FarmConfig> {
     let environment = view.environment();
     let lan_name = lan_of(reference, farm);
     let folder = farm_folder(&environment.state, reference);
+    let folder = if replica == 0 { folder } else { folder.join("replicas").join(replica.to_string()) };
+    let spec = &view.lan(&lan_name)?.spec;
     Some(FarmConfig {
         farm: reference.clone(),
-        address: address(view, reference, farm)?,
-        mtu: view.lan(&lan_name)?.spec.mtu,
+        replica,
+        address,
+        replicas: addresses(view, reference, farm),
+        // The router's own IPv6 address is the first replica's.
+        address6: spec.ipv6.as_ref().map(stoke_api::objects::Ipv6Spec::gateway).filter(|_| replica == 0),
+        mtu: spec.mtu,
         tftp_port: environment.ports.tftp,
+        tftp: farm.spec.boot.tftp,
+        loader: farm.spec.boot.loader,
+        nfs: farm.spec.boot.nfs.clone(),
+        peers: farm.spec.boot.peers,
+        max_loading: farm.spec.boot.max_loading,
         http_port: environment.ports.http,
         node_port: environment.ports.node,
         nbd_port: environment.ports.nbd,
@@ -175,7 +205,11 @@ fn with_access(view: &View<'_>, mut config: NodeConfig) -> NodeConfig {
 /// What the farm knows of a node.
 pub(crate) fn node_state<'a>(view: &View<'a>, farm: &ObjectRef, node: &ObjectRef) -> Option<&'a NodeState> {
     let of_node = |report: &&FarmNodeReport| report.owner.as_ref() == Some(node);
-    view.farm_report(&workload_name(farm))?.nodes.iter().find(of_node).map(|report| &report.state)
+    let spec = view.farm(farm)?;
+    let names = replica_names(view, farm, spec);
+    let reports = names.iter().filter_map(|name| view.farm_report(name)).flat_map(|report| &report.nodes);
+    // A node whose replica is lost begins a session at another one: the newest counts.
+    reports.filter(of_node).map(|report| &report.state).max_by_key(|state| (&state.boot_started, state.ready))
 }
 
 fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'static str, String), Waiting> {
@@ -184,11 +218,33 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     lan::serves(view, &lan)
         .map_err(|why| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message)))?;
     versions(view, reference, farm)?;
-    let workload = workload_name(reference);
-    view.started(&workload)?;
     let images = images(view, reference, farm);
+    let replicas = replica_names(view, reference, farm);
+    let states: Vec<_> =
+        replicas.iter().map(|replica| replica_state(view, reference, farm, replica, &images)).collect();
+    let serving = states.iter().filter(|state| state.is_ok()).count();
+    let newest = states.iter().find_map(|state| state.as_ref().ok());
+    match newest {
+        Some(digest) if serving == states.len() => Ok(("Serving", format!("hands out {digest}"))),
+        Some(digest) => Ok(("Degraded", format!("hands out {digest}; {serving} of {} replicas serve", states.len()))),
+        None => Err(states
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| Waiting::new("Starting", "the farm has no address"))),
+    }
+}
+
+/// The image that a replica hands out.
+fn replica_state(
+    view: &View<'_>,
+    reference: &ObjectRef,
+    farm: &Farm,
+    workload: &str,
+    images: &[FarmImage],
+) -> Result<stoke_api::Digest, Waiting> {
+    view.started(workload)?;
     let newest = images.first().ok_or_else(|| parts_missing(view, reference, farm))?;
-    match view.farm_report(&workload) {
+    match view.farm_report(workload) {
         Some(report) if report.ready => {}
         Some(report) => {
             let why = report.failure.clone().unwrap_or_else(|| "the farm is starting".to_owned());
@@ -196,8 +252,8 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
         }
         None => return Err(Waiting::new("Starting", "the farm is starting")),
     }
-    told_of(view, &workload, newest)?;
-    Ok(("Serving", format!("hands out {}", newest.digest)))
+    told_of(view, workload, newest)?;
+    Ok(newest.digest)
 }
 
 fn parts_missing(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Waiting {

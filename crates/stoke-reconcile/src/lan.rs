@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
-use stoke_api::objects::{DhcpMode, Egress, Kind, LanStatus};
-use stoke_api::workload::{FarmBoot, LanPlan, NodeAgentConfig, Role, RouterConfig, RouterHost, RouterSubnet, Workload};
+use ipnet::{Ipv4Net, Ipv6Net};
+use stoke_api::objects::{Egress, Kind, LanStatus};
+use stoke_api::workload::{
+    FarmBoot, LanPlan, NodeAgentConfig, Role, RouterConfig, RouterHost, RouterIpv6, RouterSubnet, Workload,
+};
 use stoke_api::{LinkName, ObjectRef};
 
 use crate::check::hostname;
@@ -35,16 +37,30 @@ pub(crate) fn node_agent(view: &View<'_>, desired: &mut Desired) {
 
 fn plan(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<LanPlan> {
     let installation = &view.environment().installation;
-    let address = |subnet: &stoke_api::objects::Subnet| Ipv4Net::new(subnet.gateway(), subnet.cidr.prefix_len()).ok();
     Some(LanPlan {
         lan: reference.clone(),
         bridge: bridge(view, reference)?,
         mac: names::bridge_mac(installation, reference),
         mtu: lan.spec.mtu,
-        addresses: lan.spec.subnets.iter().filter_map(address).collect(),
+        addresses: addresses(view, reference, lan),
+        address6: lan.spec.ipv6.as_ref().and_then(|ipv6| Ipv6Net::new(ipv6.gateway(), ipv6.prefix.prefix_len()).ok()),
         masquerade: lan.spec.egress == Egress::Masquerade,
         uplinks: lan.spec.uplinks.iter().map(|uplink| uplink.interface.clone()).collect(),
     })
+}
+
+/// The router's own addresses, then those of farms that serve on others.
+fn addresses(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Vec<Ipv4Net> {
+    let own = lan.spec.subnets.iter().filter(|subnet| !subnet.relayed);
+    let mut addresses: Vec<_> =
+        own.clone().filter_map(|subnet| Ipv4Net::new(subnet.gateway(), subnet.cidr.prefix_len()).ok()).collect();
+    let farms = view.farms().filter(|(name, farm)| farm::lan_of(name, farm) == *reference && view.valid(name).is_ok());
+    for address in farms.flat_map(|(_, farm)| farm.spec.addresses.iter().copied()) {
+        let subnet = own.clone().find(|subnet| subnet.cidr.contains(&address));
+        let address = subnet.and_then(|subnet| Ipv4Net::new(address, subnet.cidr.prefix_len()).ok());
+        addresses.extend(address.filter(|address| !addresses.contains(address)));
+    }
+    addresses
 }
 
 fn bridge(view: &View<'_>, reference: &ObjectRef) -> Option<LinkName> {
@@ -124,13 +140,16 @@ fn router(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<RouterCon
         gateway: subnet.gateway(),
         default_route: lan.spec.egress == Egress::Masquerade,
         pools: subnet.pools.clone(),
+        relayed: subnet.relayed,
     };
     Some(RouterConfig {
         lan: reference.clone(),
         interface: bridge(view, reference)?,
         mtu: lan.spec.mtu,
         subnets: lan.spec.subnets.iter().map(subnet).collect(),
-        dhcp: lan.spec.dhcp.mode == DhcpMode::Authoritative,
+        dhcp: lan.spec.dhcp_mode(),
+        reservations: lan.spec.dhcp.reservations.clone(),
+        ipv6: lan.spec.ipv6.as_ref().map(|ipv6| RouterIpv6 { prefix: ipv6.prefix, address: ipv6.gateway() }),
         domain: domain(reference, lan),
         upstreams: upstreams(view, reference, lan),
         hosts: hosts(view, reference),
@@ -187,6 +206,7 @@ fn machine_hosts(
         owner: name.clone(),
         hostname: hostname(name, &machine.spec.config),
         macs: vec![nic_mac(name, nic)],
+        client_id: None,
         uuid: (index == 0).then(|| machine_uuid(name, machine.metadata.uid.as_deref())),
         address: nic.address,
         farm: farm.clone(),

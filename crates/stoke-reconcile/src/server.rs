@@ -42,6 +42,7 @@ pub(crate) fn host(view: &View<'_>, reference: &ObjectRef, server: &Server, lan:
         hostname: hostname(reference, &server.spec.config),
         macs: server.spec.macs.clone(),
         uuid: server.spec.uuid.clone(),
+        client_id: server.spec.client_id.clone(),
         address: server.spec.address,
         farm: view.valid(&farm).is_ok().then(|| key(&farm)),
     })

@@ -71,6 +71,7 @@ fn version(byte: u8) -> BuiltImage {
     let root = json!({"format": "Squashfs", "blob": blob(byte).digest, "size": 8192, "verity": verity});
     BuiltImage {
         digest: Digest([byte; 32]),
+        architecture: stoke_api::workload::Architecture::Amd64,
         size: 1 << 20,
         kernel_version: "6.1".into(),
         inputs: Digest([byte; 32]),
@@ -202,7 +203,7 @@ fn report(role: &Role, ready: bool) -> Report {
             Report::Node(NodeAgentReport { lans: lans.collect(), upstreams, egress_failure: None })
         }
         Role::Router(_) => Report::Router(RouterReport { ready, failure, capacity: 100, ..RouterReport::default() }),
-        Role::Farm(_) => Report::Farm(FarmReport { ready, failure, nodes: vec![] }),
+        Role::Farm(_) => Report::Farm(FarmReport { ready, failure, ..FarmReport::default() }),
         Role::Vm(config) => Report::Vm(VmReport {
             power: config.power,
             accelerator: "tcg".into(),

@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus_client::registry::Registry;
+use stoke_api::objects::DhcpMode;
 use stoke_api::report::Report;
 use stoke_api::workload::RouterConfig;
 use stoke_daemon::{Launch, Role};
@@ -90,7 +91,7 @@ impl Router {
     async fn serve(&self) -> anyhow::Result<()> {
         let (dhcp, interface, addresses) = {
             let state = self.shared.state();
-            (state.config.dhcp, state.config.interface.clone(), config::gateways(&state.config))
+            (state.config.dhcp != DhcpMode::Off, state.config.interface.clone(), config::gateways(&state.config))
         };
         let mut running = self.running.lock().await;
         running.names.retain(|address, stop| {

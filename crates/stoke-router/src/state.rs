@@ -133,6 +133,7 @@ impl State {
             capacity: self.server.capacity(),
             strangers: self.strangers.values().cloned().collect(),
             boot_requests: self.boot_requests.clone(),
+            ..RouterReport::default()
         }
     }
 
@@ -156,8 +157,8 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stoke_api::objects::UnknownClients;
-    use stoke_api::workload::{FarmBoot, RouterSubnet};
+    use stoke_api::objects::{DhcpMode, LoaderSpec, UnknownClients};
+    use stoke_api::workload::{Architecture, FarmBoot, RouterSubnet};
     use stoke_api::{Kind, ObjectRef};
     use stoke_dhcp::wire::{Options, option};
 
@@ -171,10 +172,12 @@ mod tests {
         let gateway = Ipv4Addr::new(10, 77, 0, 1);
         let pools = vec!["10.77.0.100-10.77.0.199".parse().unwrap()];
         let farm = FarmBoot {
-            address: gateway,
+            addresses: vec![gateway],
+            addresses6: vec![],
             http_port: 80,
-            node_url: "https://10.77.0.1:8443".into(),
-            uki_path: Some("/v1/blob/sha256/ab.efi".into()),
+            node_port: 8443,
+            kernels: [(Architecture::Amd64, "/v1/blob/sha256/ab.efi".into())].into(),
+            loader: LoaderSpec::default(),
             unknown_clients: UnknownClients::Ignore,
         };
         let host = RouterHost {
@@ -182,6 +185,7 @@ mod tests {
             hostname: "node-1".into(),
             macs: vec!["52:54:00:77:00:01".parse().unwrap()],
             uuid: None,
+            client_id: None,
             address: Some(Ipv4Addr::new(10, 77, 0, 21)),
             farm: Some("default/lab".into()),
         };
@@ -189,8 +193,16 @@ mod tests {
             lan: object(Kind::Lan, "lab"),
             interface: "lan0".parse().unwrap(),
             mtu: 1500,
-            subnets: vec![RouterSubnet { cidr: "10.77.0.0/24".parse().unwrap(), gateway, default_route: true, pools }],
-            dhcp: true,
+            subnets: vec![RouterSubnet {
+                cidr: "10.77.0.0/24".parse().unwrap(),
+                gateway,
+                default_route: true,
+                pools,
+                relayed: false,
+            }],
+            dhcp: DhcpMode::Authoritative,
+            reservations: vec![],
+            ipv6: None,
             domain: "lab.internal".into(),
             upstreams: vec![],
             hosts: vec![host],

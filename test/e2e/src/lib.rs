@@ -36,7 +36,7 @@ pub fn cache() -> PathBuf {
     named.or_else(xdg).or_else(home).unwrap_or_else(|| std::env::temp_dir().join("stokehold-cache"))
 }
 
-/// A LAN `lab`, a farm `lab` on it and the image `node`, ready to be brought up.
+/// A LAN `lab` whose only DHCP server is ours unless `lan` says so, a farm `lab` on it and the image `node`, ready to be brought up.
 ///
 /// # Errors
 /// If the image cannot be built or a folder not be made.
@@ -44,7 +44,8 @@ pub fn installation(user: User, lan: &str, farm: &str) -> Result<Installation> {
     let installation = Installation::new(World::new()?, user, Some(&images()?))?;
     let recipe = include_str!("../../../examples/netboot/image.yaml");
     installation.write("image.yaml", recipe)?;
-    installation.write("lan.yaml", &object("Lan", "lab", &format!("{LAN}{lan}")))?;
+    let dhcp = if lan.contains("dhcp:") { "" } else { "  dhcp: {mode: Authoritative}\n" };
+    installation.write("lan.yaml", &object("Lan", "lab", &format!("{LAN}{dhcp}{lan}")))?;
     installation.write("farm.yaml", &object("Farm", "lab", &format!("  lan: lab\n  image: node\n{farm}")))?;
     Ok(installation)
 }

@@ -21,6 +21,10 @@ pub struct FarmSpec {
     /// How nodes boot.
     #[serde(default)]
     pub boot: BootSpec,
+    /// Addresses that it serves on, one farm server each, all alike: nodes are spread over them, and any may fail. The
+    /// LAN's gateway if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Ipv4Addr>,
     /// What machines get that no object names.
     #[serde(default)]
     pub unknown_clients: UnknownClients,
@@ -39,6 +43,99 @@ pub struct BootSpec {
     /// Where the root file system is while the node runs.
     #[serde(default)]
     pub root: RootMode,
+    /// The directory that nodes mount as their root with `root: Nfs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NfsRoot>,
+    /// What firmware loads first.
+    #[serde(default)]
+    pub loader: LoaderSpec,
+    /// How TFTP answers.
+    #[serde(default)]
+    pub tftp: TftpMode,
+    /// Whether nodes that hold the root in memory give it to others that boot.
+    #[serde(default)]
+    pub peers: bool,
+    /// Nodes that may load kernel and root at once; the others are told to wait. Unbounded if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_loading: Option<u32>,
+}
+
+/// A directory on an NFS server of the user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NfsRoot {
+    /// The server.
+    pub server: Ipv4Addr,
+    /// The exported directory: a root tree whose kernel modules match the farm's image.
+    pub path: String,
+    /// Mount options; `vers=3,nolock` if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// What firmware loads first, by its kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoaderSpec {
+    /// On machines with a BIOS.
+    #[serde(default)]
+    pub bios: BiosLoader,
+    /// On machines with UEFI that boot by PXE.
+    #[serde(default)]
+    pub uefi: UefiLoader,
+    /// On machines with UEFI that boot by HTTP.
+    #[serde(default)]
+    pub http: HttpLoader,
+}
+
+/// What a BIOS loads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BiosLoader {
+    /// iPXE, which loads the rest by HTTP.
+    #[default]
+    Ipxe,
+    /// PXELINUX, with its configuration by MAC.
+    Pxelinux,
+    /// GRUB.
+    Grub,
+}
+
+/// What UEFI loads by PXE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UefiLoader {
+    /// iPXE, which loads the rest by HTTP.
+    #[default]
+    Ipxe,
+    /// The image's unified kernel image itself, signed if the farm has keys.
+    Kernel,
+    /// GRUB.
+    Grub,
+    /// The distribution's signed shim, then its signed GRUB, then its signed kernel: for Secure Boot with the keys that
+    /// machines are sold with.
+    Shim,
+}
+
+/// What UEFI loads by HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HttpLoader {
+    /// The image's unified kernel image, signed if the farm has keys.
+    #[default]
+    Kernel,
+    /// The distribution's signed shim, then GRUB.
+    Shim,
+    /// Nothing: such requests are not answered, and the firmware goes on to PXE.
+    Off,
+}
+
+/// How TFTP answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TftpMode {
+    /// All packets leave from the port that requests come to, so that address translation and load balancers follow them.
+    #[default]
+    SinglePort,
+    /// Each transfer has a port of its own, as RFC 1350 has it.
+    Classic,
 }
 
 /// Where a node's root file system is while it runs.
@@ -51,6 +148,11 @@ pub enum RootMode {
     Nbd,
     /// Memory; copied at boot.
     Ram,
+    /// An NFS server of the user's: [`BootSpec::nfs`].
+    Nfs,
+    /// ATA over Ethernet. Refused: it has neither authentication nor retransmission that works on a busy network, and
+    /// its Linux target is no longer kept.
+    Aoe,
 }
 
 /// What machines get that no object names.
@@ -160,7 +262,24 @@ pub struct NodeState {
 impl FarmSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
-        self.config.check("spec.config")
+        let mut problems = self.config.check("spec.config");
+        match (self.boot.root, &self.boot.nfs) {
+            (RootMode::Aoe, _) => {
+                let reason = "ATA over Ethernet is not supported: it has no authentication, loses requests on a busy \
+                              network, and its server is no longer kept; use Nbd, or Ram";
+                problems.push(Problem::new("spec.boot.root", reason));
+            }
+            (RootMode::Nfs, None) => {
+                let message = "say which directory: {server: 10.10.0.5, path: /srv/root}";
+                problems.push(Problem::new("spec.boot.nfs", message));
+            }
+            (RootMode::Nfs, Some(nfs)) if !nfs.path.starts_with('/') => {
+                problems.push(Problem::new("spec.boot.nfs.path", "this must begin with a slash"));
+            }
+            (RootMode::Nfs, Some(_)) | (_, None) => {}
+            (_, Some(_)) => problems.push(Problem::new("spec.boot.nfs", "this needs `root: Nfs`")),
+        }
+        problems
     }
 }
 

@@ -2,16 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use crate::Condition;
-use crate::names::LinkName;
+use crate::names::{LinkName, MacAddr};
 
 /// A layer-2 segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +31,9 @@ pub struct LanSpec {
     /// Network interfaces of the host that join the segment; keyed by `interface`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uplinks: Vec<Uplink>,
+    /// IPv6 on the segment; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Spec>,
     /// Maximum transmission unit in bytes.
     #[serde(default = "mtu_1500")]
     #[schemars(range(min = 1280, max = 9216))]
@@ -39,6 +42,22 @@ pub struct LanSpec {
 
 fn mtu_1500() -> u16 {
     1500
+}
+
+/// IPv6 on the segment: an advertised prefix, and DHCPv6 for what machines boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ipv6Spec {
+    /// The prefix, 64 bits long, for example `fd00:10::/64`. Its first address is the router's own.
+    #[schemars(with = "String", extend("format" = "cidr"))]
+    pub prefix: Ipv6Net,
+}
+
+impl Ipv6Spec {
+    /// The router's own address.
+    pub fn gateway(&self) -> Ipv6Addr {
+        Ipv6Addr::from(u128::from(self.prefix.network()) + 1)
+    }
 }
 
 /// One IPv4 subnet.
@@ -56,6 +75,9 @@ pub struct Subnet {
     /// Ranges given to machines that have no address of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<Pool>,
+    /// Whether it lies behind a DHCP relay agent. `gateway` is then the address of its own router, not one of ours.
+    #[serde(default)]
+    pub relayed: bool,
 }
 
 impl Subnet {
@@ -132,9 +154,34 @@ impl<'de> Deserialize<'de> for Pool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DhcpSpec {
-    /// How our server behaves.
-    #[serde(default)]
-    pub mode: DhcpMode,
+    /// How our server behaves; `Authoritative` if absent, on a LAN with uplinks `Proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<DhcpMode>,
+    /// Clients that get an address of their own without being a `Server` or a `Machine`; keyed by `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reservation>,
+}
+
+/// A client with an address of its own. Whatever of `mac`, `clientId`, `uuid` and `circuitId` is there must match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reservation {
+    /// Its name, in DNS too.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its link-layer address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Its client identifier (DHCP option 61): text, or bytes as `0x01525400…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Its SMBIOS UUID (option 97).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// The port of the switch or relay that it is behind (option 82, sub-option 1): text, or bytes as `0x…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_id: Option<String>,
 }
 
 /// How the DHCP server of a LAN behaves.
@@ -143,6 +190,12 @@ pub enum DhcpMode {
     /// Ours is the only server: it gives addresses from reservations and pools, and boot answers.
     #[default]
     Authoritative,
+    /// Another server gives the addresses; ours adds what machines boot (ProxyDHCP).
+    Proxy,
+    /// Only clients with an address of their own are answered, whatever other servers do.
+    Reservations,
+    /// Only what relay agents send is answered.
+    Relayed,
     /// None of ours.
     Off,
 }
@@ -181,7 +234,7 @@ pub struct Uplink {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LanStatus {
-    /// Conditions: `Ready`.
+    /// Conditions: `Ready`, `AddressesExhausted`, `AddressConflict`, `RogueServer`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
@@ -199,6 +252,12 @@ pub struct LanStatus {
 }
 
 impl LanSpec {
+    /// How our DHCP server behaves: beside a server that the uplinks may lead to, unless it is said.
+    pub fn dhcp_mode(&self) -> DhcpMode {
+        let default = if self.uplinks.is_empty() { DhcpMode::Authoritative } else { DhcpMode::Proxy };
+        self.dhcp.mode.unwrap_or(default)
+    }
+
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -209,7 +268,42 @@ impl LanSpec {
             let earlier = self.subnets.iter().take(index);
             subnet.check(&format!("spec.subnets[{index}]"), earlier, &mut problems);
         }
+        if self
+            .ipv6
+            .as_ref()
+            .is_some_and(|ipv6| ipv6.prefix.prefix_len() != 64 || ipv6.prefix.addr() != ipv6.prefix.network())
+        {
+            problems.push(Problem::new("spec.ipv6.prefix", "the prefix is 64 bits long, for example fd00:10::/64"));
+        }
+        for (index, reservation) in self.dhcp.reservations.iter().enumerate() {
+            let earlier = self.dhcp.reservations.iter().take(index);
+            reservation.check(&format!("spec.dhcp.reservations[{index}]"), &self.subnets, earlier, &mut problems);
+        }
         problems
+    }
+}
+
+impl Reservation {
+    fn check<'a>(
+        &self,
+        at: &str,
+        subnets: &[Subnet],
+        mut earlier: impl Iterator<Item = &'a Self>,
+        problems: &mut Vec<Problem>,
+    ) {
+        if self.mac.is_none() && self.client_id.is_none() && self.uuid.is_none() && self.circuit_id.is_none() {
+            problems.push(Problem::new(at, "say whose it is: mac, clientId, uuid or circuitId"));
+        }
+        if self.uuid.as_ref().is_some_and(|uuid| uuid::Uuid::parse_str(uuid).is_err()) {
+            problems.push(Problem::new(format!("{at}.uuid"), "this is no UUID"));
+        }
+        if !subnets.iter().any(|subnet| subnet.cidr.contains(&self.address)) {
+            problems.push(Problem::new(format!("{at}.address"), format!("{} is in no subnet", self.address)));
+        }
+        if let Some(other) = earlier.find(|other| other.name == self.name || other.address == self.address) {
+            let message = format!("{:?} already has this name or address", other.name);
+            problems.push(Problem::new(format!("{at}.name"), message));
+        }
     }
 }
 

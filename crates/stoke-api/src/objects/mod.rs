@@ -15,12 +15,15 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use farm::{BootSpec, FarmSpec, FarmStatus, NodeConfig, NodeState, RootMode, Trust, UnknownClients, User};
+pub use farm::{
+    BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeConfig, NodeState, RootMode,
+    TftpMode, Trust, UefiLoader, UnknownClients, User,
+};
 pub use image::{
     Architecture, DebianSource, Forms, Hooks, ImageSource, ImageSpec, ImageStatus, NetbootForm, RecipeFile, RootForm,
     RootFormat,
 };
-pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, LanSpec, LanStatus, Pool, Subnet, Uplink};
+pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
 

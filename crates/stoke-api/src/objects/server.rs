@@ -20,6 +20,9 @@ pub struct ServerSpec {
     /// Its SMBIOS UUID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
+    /// Its DHCP client identifier (option 61), if it is to be known by that too: text, or bytes as `0x01525400…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// Its address on the farm's LAN; one from the pools if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,

@@ -205,6 +205,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         Verity { root_hash: "00".repeat(32), salt: String::new(), data_blocks: root.size / 4096, hash_offset: 0 };
     let image = FarmImage {
         digest: Digest([1; 32]),
+        architecture: stoke_api::workload::Architecture::Amd64,
         kernel: store(&pattern(100_001, 2)),
         initramfs: store(&pattern(300_000, 3)),
         farm_initramfs: store(b"farm"),
@@ -218,9 +219,17 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
     std::fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
     FarmConfig {
         farm: ObjectRef { kind: Kind::Farm, namespace: Some("default".parse().unwrap()), name: "lab".parse().unwrap() },
+        replica: 0,
         address,
+        replicas: vec![address],
+        address6: None,
         mtu: 1500,
         tftp_port: 6969,
+        tftp: stoke_api::objects::TftpMode::SinglePort,
+        loader: stoke_api::objects::LoaderSpec::default(),
+        nfs: None,
+        peers: false,
+        max_loading: None,
         http_port: 8080,
         node_port: 8443,
         nbd_port: 10809,

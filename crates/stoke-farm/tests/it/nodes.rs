@@ -57,6 +57,7 @@ fn reached(session: &str, phase: Phase, uptime_ms: u64) -> Report {
         events: vec![event],
         ssh_host_keys: vec!["ssh-ed25519 AAAA".into()],
         root: "nbd".into(),
+        serves: String::new(),
     }
 }
 

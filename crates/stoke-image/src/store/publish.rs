@@ -122,6 +122,7 @@ impl Store {
             layer.ok_or(StoreError::Incomplete { digest: entry.digest, part })
         };
         Ok(BuiltImage {
+            architecture: stoke_api::workload::Architecture::Amd64,
             digest: entry.digest,
             size: manifest.parts().map(|part| part.size).sum(),
             kernel_version: config.kernel_version,

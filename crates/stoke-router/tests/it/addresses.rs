@@ -18,7 +18,6 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(world: &'a World) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
         let (script, log) = (world.path("script"), world.path("events"));
         // An event is one line, so that it is seen whole or not at all. An address is set as a real script would, so that
         // the client can renew.
@@ -27,8 +26,12 @@ impl<'a> Client<'a> {
              {{ echo \"event=$1$reason\"; env; }} | tr '\\n' '\\t' >>{log}\necho >>{log}\n",
             log = log.display()
         );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let source = world.path("script.text");
+        std::fs::write(&source, text).unwrap();
+        // By a program of its own: what this process writes cannot be executed while a child that it has forked, and that
+        // has not yet executed its program, has it open, too.
+        let installed = std::process::Command::new("install").arg("-m755").args([&source, &script]).status().unwrap();
+        assert!(installed.success(), "install: {installed}");
         Self { world, script: script.display().to_string(), log }
     }
 

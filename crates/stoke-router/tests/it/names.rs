@@ -71,7 +71,7 @@ fn names_of_others_come_from_upstream_and_a_dead_upstream_is_passed_over() {
     let world = with_address();
     let mut upstream = RouterConfig {
         domain: "up.stream".to_owned(),
-        dhcp: false,
+        dhcp: stoke_api::objects::DhcpMode::Off,
         leases: world.path("upstream.journal"),
         lan: object(Kind::Lan, "upstream"),
         ..world.config()

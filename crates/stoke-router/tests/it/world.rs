@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use stoke_api::objects::DhcpMode;
 use stoke_api::report::{Report, RouterReport};
 use stoke_api::workload::{RouterConfig, RouterHost, RouterSubnet};
 use stoke_api::{Kind, MacAddr, ObjectRef};
@@ -67,8 +68,11 @@ impl World {
                 gateway: GATEWAY,
                 default_route: true,
                 pools: vec!["10.77.0.100-10.77.0.109".parse().unwrap()],
+                relayed: false,
             }],
-            dhcp: true,
+            dhcp: DhcpMode::Authoritative,
+            reservations: vec![],
+            ipv6: None,
             domain: "lab.internal".to_owned(),
             upstreams: vec![],
             hosts: vec![RouterHost {
@@ -76,6 +80,7 @@ impl World {
                 hostname: "node-1".to_owned(),
                 macs: vec![CLIENT],
                 uuid: None,
+                client_id: None,
                 address: Some(RESERVED),
                 farm: Some("default/lab".to_owned()),
             }],
@@ -231,10 +236,12 @@ pub(crate) fn object(kind: Kind, name: &str) -> ObjectRef {
 
 pub(crate) fn farm() -> stoke_api::workload::FarmBoot {
     stoke_api::workload::FarmBoot {
-        address: GATEWAY,
+        addresses: vec![GATEWAY],
+        addresses6: vec![],
         http_port: 80,
-        node_url: "https://10.77.0.1:8443".to_owned(),
-        uki_path: Some("/v1/blob/sha256/ab.efi".to_owned()),
+        node_port: 8443,
+        kernels: [(stoke_api::workload::Architecture::Amd64, "/v1/blob/sha256/ab.efi".to_owned())].into(),
+        loader: stoke_api::objects::LoaderSpec::default(),
         unknown_clients: stoke_api::objects::UnknownClients::Ignore,
     }
 }
