@@ -8,36 +8,37 @@ use anyhow::{Context as _, Result};
 
 use crate::world::{World, check};
 
-/// Debian packages of all peers.
-const PACKAGES: &str = "dnsmasq-base,nginx-light,nbdkit,nbd-server,nbd-client";
+/// Debian packages of all peers, in trees of those that may be unpacked together. The name of a tree changes with its content.
+const TREES: [(&str, &str); 2] = [
+    (
+        "peers-2",
+        "dnsmasq-base,nginx-light,nbdkit,nbd-server,nbd-client,kea-dhcp4-server,kea-admin,tftpd-hpa,qemu-utils,fio,nfs-ganesha,nfs-ganesha-vfs",
+    ),
+    ("peers-2-second", "atftpd,isc-dhcp-server"),
+];
 const LIBRARIES: [&str; 2] = ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu"];
 
-/// A tree of unpacked packages.
+/// Trees of unpacked packages.
 pub struct Peers {
-    tree: PathBuf,
+    trees: Vec<PathBuf>,
 }
 
 impl Peers {
-    /// The tree in `cache`, made if it is not there.
+    /// The trees in `cache`, made if they are not there.
     ///
     /// # Errors
     /// If the packages cannot be had.
     pub fn in_cache(cache: &Path) -> Result<Self> {
-        let tree = cache.join("peers-1");
-        if !tree.exists() {
-            fs_err::create_dir_all(cache)?;
-            let staged = cache.join(format!("peers-1.{}", std::process::id()));
-            let mut unpack = Command::new("mmdebstrap");
-            unpack.args(["--variant=extract", &format!("--include={PACKAGES}"), "bookworm"]).arg(&staged);
-            check(&mut unpack).context("cannot unpack the peers")?;
-            fs_err::rename(&staged, &tree)?;
-        }
-        Ok(Self { tree })
+        let trees = TREES.iter().map(|(name, packages)| unpacked(cache, name, packages)).collect::<Result<_>>()?;
+        Ok(Self { trees })
     }
 
-    /// A file of the tree, by its absolute path in its package.
+    /// A file of a tree, by its absolute path in its package.
     pub fn file(&self, path: &str) -> PathBuf {
-        self.tree.join(path.trim_start_matches('/'))
+        let in_tree = |tree: &PathBuf| tree.join(path.trim_start_matches('/'));
+        let found = self.trees.iter().map(in_tree).find(|file| file.symlink_metadata().is_ok());
+        // What is nowhere is named where most is.
+        found.or_else(|| self.trees.first().map(in_tree)).unwrap_or_default()
     }
 
     /// A peer's program, to run in a world by the tree's own loader and libraries: they need not be the host's.
@@ -47,4 +48,17 @@ impl Peers {
         command.arg("--library-path").arg(folders.join(":")).arg(self.file(program));
         command
     }
+}
+
+fn unpacked(cache: &Path, name: &str, packages: &str) -> Result<PathBuf> {
+    let tree = cache.join(name);
+    if !tree.exists() {
+        fs_err::create_dir_all(cache)?;
+        let staged = cache.join(format!("{name}.{}", std::process::id()));
+        let mut unpack = Command::new("mmdebstrap");
+        unpack.args(["--variant=extract", &format!("--include={packages}"), "bookworm"]).arg(&staged);
+        check(&mut unpack).context("cannot unpack the peers")?;
+        fs_err::rename(&staged, &tree)?;
+    }
+    Ok(tree)
 }
