@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use crate::build::{Profile, build};
 use crate::packages::{Purpose, ensure};
-use crate::run::{cache, cargo, has_program, run};
+use crate::run::{cargo, has_program, run};
 use crate::{docs, tidy};
 
 /// Version of cargo-deny that the gate uses.
@@ -26,13 +26,14 @@ pub(crate) fn test(options: &TestOptions) -> Result<()> {
     let programs = build(Profile::Dev)?;
     let filter = options.filter.iter().map(String::as_str);
     let mut rings = cargo(&["test", "--workspace", "--exclude", "e2e", "--no-fail-fast", "--"]);
-    run("tests of the crates", rings.env("STOKE_PROGRAMS", &programs).args(filter.clone()))?;
+    let crates = run("tests of the crates", rings.env("STOKE_PROGRAMS", &programs).args(filter.clone()));
     if options.quick {
-        return Ok(());
+        return crates;
     }
     // Guests under emulation each need a processor: one test at a time.
-    let mut guests = cargo(&["test", "--package", "e2e", "--", "--test-threads=1", "--nocapture"]);
-    run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter))
+    let mut guests = cargo(&["test", "--package", "e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"]);
+    // Whoever reads the outcome wants to see both rings.
+    run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter)).and(crates)
 }
 
 /// The one gate.
@@ -53,7 +54,7 @@ pub(crate) fn checks() -> Result<()> {
 
 /// Licences, sources, duplicate versions. The tool is built once, into the cache.
 pub(crate) fn deny() -> Result<()> {
-    let tools = cache().join("tools");
+    let tools = testbed::cache().join("tools");
     let program = tools.join("bin/cargo-deny");
     if !has_program("cargo-deny") && !program.exists() {
         let mut install = cargo(&["install", "--locked", "--version", CARGO_DENY, "cargo-deny", "--root"]);

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::build::{Profile, build};
 use crate::packages::{Purpose, ensure};
-use crate::run::{cache, output, root};
+use crate::run::{output, root};
 
 /// How long a machine may take from nothing to ready, the image build included.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -94,7 +94,7 @@ fn prepare(programs: &Path, options: &Options) -> Result<Demo> {
         _ => bail!("--rootless: run this as an ordinary user (root called it, and nobody called sudo)"),
     };
     let folder = if is_root && user.is_none() { "demo" } else { "demo-rootless" };
-    let state = cache().join(folder);
+    let state = testbed::cache().join(folder);
     fs_err::create_dir_all(&state)?;
     // The console's history outlives a machine; a demo begins with an empty one.
     let _ = fs_err::remove_dir_all(state.join("machines"));

@@ -26,6 +26,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("e2e", "testbed", "the test bed is there for it"),
     ("bench", "e2e", "boots the same image"),
     ("bench", "testbed", "the test bed is there for it"),
+    ("xtask", "testbed", "the cache is one"),
 ];
 
 /// Crates that must not reach tokio, built alone.

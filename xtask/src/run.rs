@@ -11,14 +11,6 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
-/// Folder for what is made once and outlives checkouts: test servers, peers' packages, tools, images.
-pub(crate) fn cache() -> PathBuf {
-    let named = std::env::var_os("STOKEHOLD_CACHE").map(PathBuf::from);
-    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|folder| PathBuf::from(folder).join("stokehold"));
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/stokehold"));
-    named.or_else(xdg).or_else(home).unwrap_or_else(|| std::env::temp_dir().join("stokehold-cache"))
-}
-
 /// `cargo`, in the workspace's folder.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+pub use testbed::cache;
 use testbed::{Installation, User, World, programs};
 
 /// How long a guest may take from power-on to ready: emulated, on a machine that does other things too.
@@ -26,14 +27,6 @@ pub fn images() -> Result<PathBuf> {
         bail!("the example's image cannot be built");
     }
     Ok(state.join("images"))
-}
-
-/// The same cache that the project's commands use.
-pub fn cache() -> PathBuf {
-    let named = std::env::var_os("STOKEHOLD_CACHE").map(PathBuf::from);
-    let xdg = || std::env::var_os("XDG_CACHE_HOME").map(|folder| PathBuf::from(folder).join("stokehold"));
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/stokehold"));
-    named.or_else(xdg).or_else(home).unwrap_or_else(|| std::env::temp_dir().join("stokehold-cache"))
 }
 
 /// A LAN `lab` whose only DHCP server is ours unless `lan` says so, a farm `lab` on it and the image `node`, ready to be brought up.

@@ -8,12 +8,14 @@
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
 
+mod cache;
 mod installation;
 pub mod machine;
 pub mod peers;
 mod wait;
 mod world;
 
+pub use cache::cache;
 pub use installation::{Installation, User, programs};
 pub use wait::{Process, wait_for};
 pub use world::World;
