@@ -22,7 +22,7 @@ struct Arguments {
     #[arg(long)]
     json: Option<PathBuf>,
     /// How often each side runs.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Only the sides whose name and firmware contain this, for example `Bios ours`.
     #[arg(long, default_value = "")]
