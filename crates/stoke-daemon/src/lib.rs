@@ -12,10 +12,13 @@
 //! POST /stop      drains and ends
 //! ```
 //!
+//! A role that remembers boots gives [`trace::Traces`] a route there, too.
+//!
 //! What this crate never does: know any role, talk to a network other than its socket. Read [`run`] first.
 
 mod admin;
 mod socket;
+pub mod trace;
 
 use std::future::Future;
 use std::path::PathBuf;
