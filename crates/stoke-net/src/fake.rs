@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stoke_api::names::LinkName;
 
 use crate::apply::Links;
-use crate::label::{Installation, Label, LinkRole};
+use crate::label::{Home, Installation, Label, LinkRole};
 use crate::observed::{BridgeOptions, HostLink, Link, LinkKind, Manners, Observed};
 use crate::step::Step;
 
@@ -66,7 +66,7 @@ impl FakeLinks {
     fn take(&mut self, interface: &LinkName, label: &Label) -> Result<(), FakeError> {
         let host = self.state.host.as_mut().ok_or(FakeError::NoHost)?;
         host.remove(interface).ok_or_else(|| FakeError::NoLink(interface.clone()))?;
-        let role = LinkRole::Uplink { interface: interface.clone(), alias: String::new() };
+        let role = LinkRole::Uplink { interface: interface.clone(), home: Home::default() };
         self.create(interface, Link { label: Some(Label { role, ..label.clone() }), ..bare() })
     }
 

@@ -5,11 +5,13 @@
 //! stokehold/0a1b2c3d/port default/lab machine/node-1/lab    a port that a workload asked for
 //! stokehold/0a1b2c3d/uplink default/lab eth1                an interface of the host, with its name there
 //! stokehold/0a1b2c3d/uplink default/lab eth1 to the rack    … and the alias that it had there
+//! stokehold/0a1b2c3d/uplink default/lab eth1 +up,192.0.2.7/24 to the rack    … which was up, with an address
 //! ```
 
 use std::fmt;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use stoke_api::meta::{DEFAULT_NAMESPACE, ObjectRef};
 use stoke_api::names::LinkName;
@@ -86,9 +88,43 @@ pub enum LinkRole {
     Uplink {
         /// Its name on the host.
         interface: LinkName,
-        /// The alias that it had on the host; empty if none.
-        alias: String,
+        /// What else it was there.
+        home: Home,
     },
+}
+
+/// What an interface was on the host, to be that again when it returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Home {
+    /// Whether it was up.
+    pub up: bool,
+    /// Its addresses. Routes other than those that follow from addresses are the host's to make again.
+    pub addresses: Vec<IpNet>,
+    /// Its alias; empty if none.
+    pub alias: String,
+}
+
+impl Home {
+    /// Reads what [`fmt::Display`] writes. An address that a long label has cut is passed over.
+    fn parse(text: &str) -> Self {
+        let Some(state) = text.strip_prefix('+') else {
+            return Self { alias: text.to_owned(), ..Self::default() };
+        };
+        let (state, alias) = state.split_once(' ').unwrap_or((state, ""));
+        let addresses = state.split(',').skip(1).filter_map(|address| address.parse().ok()).collect();
+        Self { up: state.split(',').next() == Some("up"), addresses, alias: alias.to_owned() }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { up, addresses, alias } = self;
+        if *up || !addresses.is_empty() || alias.starts_with('+') {
+            f.write_str(if *up { " +up" } else { " +down" })?;
+            addresses.iter().try_for_each(|address| write!(f, ",{address}"))?;
+        }
+        if alias.is_empty() { Ok(()) } else { write!(f, " {alias}") }
+    }
 }
 
 impl Label {
@@ -101,8 +137,8 @@ impl Label {
             "lan" if rest.is_empty() => LinkRole::Bridge,
             "port" => LinkRole::Port(rest.to_owned()),
             "uplink" => {
-                let (interface, alias) = rest.split_once(' ').unwrap_or((rest, ""));
-                LinkRole::Uplink { interface: interface.parse().ok()?, alias: alias.to_owned() }
+                let (interface, home) = rest.split_once(' ').unwrap_or((rest, ""));
+                LinkRole::Uplink { interface: interface.parse().ok()?, home: Home::parse(home) }
             }
             _ => return None,
         };
@@ -125,8 +161,7 @@ impl fmt::Display for Label {
         match role {
             LinkRole::Bridge => write!(f, "lan {lan}"),
             LinkRole::Port(owner) => write!(f, "port {lan} {owner}"),
-            LinkRole::Uplink { interface, alias } if alias.is_empty() => write!(f, "uplink {lan} {interface}"),
-            LinkRole::Uplink { interface, alias } => write!(f, "uplink {lan} {interface} {alias}"),
+            LinkRole::Uplink { interface, home } => write!(f, "uplink {lan} {interface}{home}"),
         }
     }
 }
@@ -142,6 +177,9 @@ mod tests {
             "stokehold/0a1b2c3d/port default/lab machine/node-1/lab",
             "stokehold/0a1b2c3d/uplink default/lab eth1",
             "stokehold/0a1b2c3d/uplink default/lab eth1 to the rack",
+            "stokehold/0a1b2c3d/uplink default/lab eth1 +up",
+            "stokehold/0a1b2c3d/uplink default/lab eth1 +down,192.0.2.7/24,2001:db8::7/64 to the rack",
+            "stokehold/0a1b2c3d/uplink default/lab eth1 +down +1",
         ] {
             assert_eq!(Label::parse(alias).expect(alias).to_string(), alias);
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use stoke_api::names::LinkName;
 
 use crate::firewall::Table;
-use crate::label::{Installation, Label, LinkRole};
+use crate::label::{Home, Installation, Label, LinkRole};
 use crate::observed::{BridgeOptions, Link, LinkKind, Observed};
 use crate::step::Step;
 use crate::wanted::{Lan, Wanted};
@@ -116,8 +116,8 @@ pub fn teardown(installation: &Installation, observed: &Observed) -> Vec<Step> {
 fn give_up(name: &LinkName, label: &Label) -> Option<Step> {
     match &label.role {
         LinkRole::Bridge => Some(Step::Delete { link: name.clone() }),
-        LinkRole::Uplink { interface, alias } => {
-            Some(Step::ReturnUplink { link: name.clone(), interface: interface.clone(), alias: alias.clone() })
+        LinkRole::Uplink { interface, home } => {
+            Some(Step::ReturnUplink { link: name.clone(), interface: interface.clone(), home: home.clone() })
         }
         LinkRole::Port(_) => None,
     }
@@ -200,7 +200,7 @@ fn port(name: &LinkName, link: Option<&Link>, lan: &Lan, ipv6: bool) -> Vec<Step
 }
 
 fn uplink_label(installation: &Installation, lan: &Lan, interface: &LinkName) -> Label {
-    let role = LinkRole::Uplink { interface: interface.clone(), alias: String::new() };
+    let role = LinkRole::Uplink { interface: interface.clone(), home: Home::default() };
     Label { installation: installation.clone(), lan: lan.key.clone(), role }
 }
 

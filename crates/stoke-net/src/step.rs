@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use stoke_api::names::{LinkName, MacAddr};
 
 use crate::firewall::Table;
-use crate::label::Label;
+use crate::label::{Home, Label};
 
 /// One change. Prints as a line of `stoke plan`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Step {
     Silence { link: LinkName },
     Attach { port: LinkName, bridge: LinkName },
     TakeUplink { interface: LinkName, label: Label },
-    ReturnUplink { link: LinkName, interface: LinkName, alias: String },
+    ReturnUplink { link: LinkName, interface: LinkName, home: Home },
     Delete { link: LinkName },
     LoadTable { table: Table },
     DeleteTable { name: String },
@@ -46,7 +46,10 @@ impl fmt::Display for Step {
             Self::Silence { link } => write!(f, "give {link} no IPv6 of its own"),
             Self::Attach { port, bridge } => write!(f, "attach {port} to {bridge}"),
             Self::TakeUplink { interface, label } => write!(f, "take {interface} from the host for lan {}", label.lan),
-            Self::ReturnUplink { link, interface, .. } => write!(f, "return {link} to the host as {interface}"),
+            Self::ReturnUplink { link, interface, home } => {
+                write!(f, "return {link} to the host as {interface}")?;
+                home.addresses.iter().try_for_each(|address| write!(f, " with {address}"))
+            }
             Self::Delete { link } => write!(f, "delete {link}"),
             Self::LoadTable { table } => write!(f, "load {table}"),
             Self::DeleteTable { name } => write!(f, "delete nftables table {name}"),

@@ -148,10 +148,10 @@ impl Links for KernelLinks {
                 let host = self.host.as_mut().ok_or(KernelError::NoHost)?;
                 write::take_uplink(&mut host.netlink, interface, label, &self.namespace)
             }
-            Step::ReturnUplink { link, interface, alias } => {
+            Step::ReturnUplink { link, interface, home } => {
                 let host = self.host.as_mut().ok_or(KernelError::NoHost)?;
                 write::return_uplink(&mut self.netlink, link, interface, &host.namespace)?;
-                write::set_host_alias(&mut host.netlink, interface, alias)
+                write::settle(&mut host.netlink, interface, home)
             }
             step => write::link_step(&mut self.netlink, step),
         }

@@ -128,6 +128,17 @@ pub(super) fn alias(message: &LinkMessage) -> Option<&str> {
     })
 }
 
+pub(super) fn is_up(message: &LinkMessage) -> bool {
+    message.header.flags.contains(LinkFlags::Up)
+}
+
+/// Addresses that were given to the link. Link-local ones the kernel makes itself.
+pub(super) fn own_addresses(netlink: &mut Netlink, link: &LinkMessage) -> Result<Vec<IpNet>, KernelError> {
+    let all = addresses(netlink)?.remove(&link.header.index).unwrap_or_default();
+    let given = |address: &IpNet| !matches!(address, IpNet::V6(network) if network.addr().is_unicast_link_local());
+    Ok(all.into_iter().filter(given).collect())
+}
+
 /// A link by name.
 pub(super) fn find(netlink: &mut Netlink, wanted: &LinkName) -> Result<LinkMessage, KernelError> {
     let links = link_messages(netlink)?;
@@ -140,7 +151,7 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, LinkName>, addresses: BTree
         kind: kind(message),
         mac: MacAddr([0; 6]),
         mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
+        up: is_up(message),
         label: alias(message).and_then(Label::parse),
         master: None,
         addresses,

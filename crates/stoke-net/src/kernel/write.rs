@@ -14,7 +14,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use stoke_api::names::{LinkName, MacAddr};
 
 use super::{KernelError, read};
-use crate::label::{Label, LinkRole};
+use crate::label::{Home, Label, LinkRole};
 use crate::netlink::Netlink;
 use crate::observed::BridgeOptions;
 use crate::step::Step;
@@ -69,7 +69,9 @@ pub(super) fn take_uplink(
     let found = read::find(host, interface)?;
     let alias = read::alias(&found).unwrap_or_default();
     if Label::parse(alias).is_none_or(|there| there.installation != label.installation) {
-        let role = LinkRole::Uplink { interface: interface.clone(), alias: alias.to_owned() };
+        let home =
+            Home { up: read::is_up(&found), addresses: read::own_addresses(host, &found)?, alias: alias.to_owned() };
+        let role = LinkRole::Uplink { interface: interface.clone(), home };
         let label = Label { role, ..label.clone() };
         set(host, interface, LinkAttribute::IfAlias(label.alias()))?;
     }
@@ -90,9 +92,17 @@ pub(super) fn return_uplink(
     change(netlink, RouteNetlinkMessage::SetLink(message), 0)
 }
 
-/// Gives an interface of the host its own alias back.
-pub(super) fn set_host_alias(host: &mut Netlink, interface: &LinkName, alias: &str) -> Result<(), KernelError> {
-    set(host, interface, LinkAttribute::IfAlias(alias.to_owned()))
+/// Makes an interface that has returned to the host what it was there. The alias last: as long as it is our label, the
+/// rest is tried again.
+pub(super) fn settle(host: &mut Netlink, interface: &LinkName, home: &Home) -> Result<(), KernelError> {
+    for address in &home.addresses {
+        add_address(host, interface, *address)?;
+    }
+    if home.up {
+        let index = index(host, interface)?;
+        up(host, index)?;
+    }
+    set(host, interface, LinkAttribute::IfAlias(home.alias.clone()))
 }
 
 fn create_bridge(netlink: &mut Netlink, bridge: &LinkName, mac: MacAddr, mtu: u16) -> Result<(), KernelError> {

@@ -81,6 +81,9 @@ fn an_interface_of_the_host_joins_and_returns_as_it_was() {
     in_namespace(|| {
         ip("link add nic0 type veth peer name far0");
         ip("link set nic0 alias to_the_rack");
+        ip("address add 192.0.2.7/24 dev nic0");
+        ip("address add 2001:db8::7/64 dev nic0 nodad");
+        ip("link set nic0 up");
         let host = HostNamespace::of_this_thread().unwrap();
         let at_home = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         stoke_sys::namespace::unshare_network().unwrap();
@@ -92,8 +95,11 @@ fn an_interface_of_the_host_joins_and_returns_as_it_was() {
         assert_eq!(plan::lan(&wanted.installation, &wanted.lans[0], &observed).unwrap(), []);
         apply(&mut links, &plan::teardown(&wanted.installation, &observed)).unwrap();
         move_into_link_name_space(at_home.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        let alias = Command::new("ip").args(["link", "show", "nic0"]).output().unwrap().stdout;
-        assert!(String::from_utf8(alias).unwrap().contains("alias to_the_rack"));
+        let show = |what| Command::new("ip").args([what, "show", "nic0"]).output().unwrap().stdout;
+        let shown = String::from_utf8([show("link"), show("address")].concat()).unwrap();
+        for expected in ["alias to_the_rack", "192.0.2.7/24", "2001:db8::7/64", ",UP"] {
+            assert!(shown.contains(expected), "{expected}: {shown}");
+        }
     });
 }
 
