@@ -1,0 +1,93 @@
+//! What the router of one LAN is told.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use super::FarmBoot;
+use crate::meta::ObjectRef;
+use crate::names::{LinkName, MacAddr};
+use crate::objects::{DhcpMode, Pool, Reservation};
+
+/// Configuration of `stoke serve router`: one LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterConfig {
+    /// The `Lan`.
+    pub lan: ObjectRef,
+    /// Interface that it serves on.
+    pub interface: LinkName,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// Subnets.
+    pub subnets: Vec<RouterSubnet>,
+    /// How it answers DHCP.
+    pub dhcp: DhcpMode,
+    /// Clients with addresses of their own that are no machines of ours.
+    #[serde(default)]
+    pub reservations: Vec<Reservation>,
+    /// IPv6 on the LAN.
+    #[serde(default)]
+    pub ipv6: Option<RouterIpv6>,
+    /// Domain of the machines' names.
+    pub domain: String,
+    /// Servers that know all other names; empty if there are none.
+    pub upstreams: Vec<IpAddr>,
+    /// Machines that objects name.
+    pub hosts: Vec<RouterHost>,
+    /// Farms on this LAN, by `NAMESPACE/NAME`.
+    pub farms: BTreeMap<String, FarmBoot>,
+    /// Journal of leases.
+    pub leases: PathBuf,
+}
+
+/// IPv6 as the router needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterIpv6 {
+    /// The prefix that it advertises.
+    pub prefix: Ipv6Net,
+    /// Its own address.
+    pub address: Ipv6Addr,
+}
+
+/// One subnet as the router needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterSubnet {
+    /// The subnet.
+    pub cidr: Ipv4Net,
+    /// The router's own address in it.
+    pub gateway: Ipv4Addr,
+    /// Whether machines may use the router as their way out (option 3).
+    pub default_route: bool,
+    /// Ranges for machines without an address of their own.
+    pub pools: Vec<Pool>,
+    /// Whether it lies behind a relay agent: `gateway` is then not the router's own address.
+    #[serde(default)]
+    pub relayed: bool,
+}
+
+/// A machine that an object names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterHost {
+    /// The object.
+    pub owner: ObjectRef,
+    /// Its name in DNS, without domain.
+    pub hostname: String,
+    /// Its interfaces on this LAN.
+    pub macs: Vec<MacAddr>,
+    /// Its SMBIOS UUID, for clients that change their MAC.
+    pub uuid: Option<String>,
+    /// Its DHCP client identifier, if it is known by that too: text, or bytes as `0x…`.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// Its address, if it has one of its own.
+    pub address: Option<Ipv4Addr>,
+    /// The farm that feeds it: key of [`RouterConfig::farms`].
+    pub farm: Option<String>,
+}
