@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Serving;
 use crate::connections::{self, Tls};
 use crate::files::Roots;
-use crate::journal::Journal;
+use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
 use crate::node_api::RecordError;
 use crate::plan::{self, Endpoints, Service, Step};
@@ -52,8 +52,7 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) struct Farm {
     serving: RwLock<Arc<Serving>>,
     sessions: Mutex<Sessions>,
-    /// Held while a session changes and is written down, so that files never go back.
-    journal: tokio::sync::Mutex<Journal>,
+    journal: Journal,
     changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
     /// What keeps a service from being served.
@@ -75,16 +74,20 @@ impl Farm {
         ask(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes a session; when this returns, the change is on disk.
+    /// Changes a session; when this returns, the change is on disk. Changes are written in the order in which they are made:
+    /// the place in the queue is taken while nobody else can change anything.
     pub(crate) async fn record(
         &self,
         change: impl FnOnce(&mut Sessions) -> Result<Node, SessionOver>,
     ) -> Result<Node, RecordError> {
-        let mut journal = self.journal.lock().await;
-        let (node, forgotten) = self.with_sessions(|sessions| (change(sessions), sessions.take_forgotten()));
-        journal.forget(&forgotten);
-        let node = node?;
-        journal.save(node.clone()).await.map_err(RecordError::Journal)?;
+        let place = self.journal.place().await.map_err(RecordError::Journal)?;
+        let (node, written) = self.with_sessions(|sessions| {
+            let node = change(sessions)?;
+            let forgotten = sessions.take_forgotten().into_iter().map(Entry::Forget);
+            let entries = std::iter::once(Entry::Save(Box::new(node.clone()))).chain(forgotten).collect();
+            Ok::<_, SessionOver>((node, place.put(entries)))
+        })?;
+        written.done().await.map_err(RecordError::Journal)?;
         Ok(node)
     }
 
@@ -107,16 +110,15 @@ impl Farm {
     async fn go_over(&self, serving: Serving) -> anyhow::Result<()> {
         let serving = Arc::new(serving);
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving.clone();
-        let mut journal = self.journal.lock().await;
+        let place = self.journal.place().await?;
         let owner = |mac| serving.identify(mac, &[], None).and_then(|identity| identity.owner());
-        let (gone, kept) = self.with_sessions(|sessions| {
+        let written = self.with_sessions(|sessions| {
             let gone = sessions.reassign(owner, |owner| serving.node(owner).is_some());
-            (gone, sessions.nodes().filter(|node| !node.session.is_empty()).cloned().collect::<Vec<_>>())
+            let gone = gone.into_iter().map(Entry::Forget);
+            let kept = sessions.nodes().filter(|node| !node.session.is_empty());
+            place.put(kept.map(|node| Entry::Save(Box::new(node.clone()))).chain(gone).collect())
         });
-        for node in kept {
-            journal.save(node).await?;
-        }
-        journal.forget(&gone);
+        written.done().await?;
         self.changes.send_replace(());
         Ok(())
     }
@@ -169,7 +171,7 @@ impl Running {
         let (journal, nodes) = opened?;
         let farm = Arc::new(Farm {
             sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
-            journal: tokio::sync::Mutex::new(journal),
+            journal,
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
             failures: Mutex::default(),

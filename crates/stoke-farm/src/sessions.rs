@@ -11,7 +11,7 @@
 //! Pure: the caller brings the clock (milliseconds since 1970), the sessions' names, and writes [`Node`]s down before it
 //! answers. A session's phases only go forward, except to `Failed` and from there on; a repeated report changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,8 @@ pub struct Greeting<'a> {
 #[derive(Debug, Default)]
 pub struct Sessions {
     nodes: BTreeMap<NodeKey, Node>,
+    /// The node of each session.
+    by_session: HashMap<String, NodeKey>,
     forgotten: Vec<NodeKey>,
 }
 
@@ -132,7 +134,14 @@ impl Sessions {
                 sessions.nodes.insert(key, node);
             }
         }
+        sessions.index();
         sessions
+    }
+
+    /// Finds all sessions anew.
+    fn index(&mut self) {
+        let with_one = self.nodes.iter().filter(|(_, node)| !node.session.is_empty());
+        self.by_session = with_one.map(|(key, node)| (node.session.clone(), key.clone())).collect();
     }
 
     /// Every node.
@@ -164,7 +173,10 @@ impl Sessions {
             failure,
             ..Node::unheard(owner, hello.boot_mac, now_ms)
         };
-        self.nodes.insert(key, node.clone());
+        self.by_session.insert(node.session.clone(), key.clone());
+        if let Some(before) = self.nodes.insert(key, node.clone()) {
+            self.by_session.remove(&before.session);
+        }
         self.forget_strangers();
         node
     }
@@ -198,7 +210,7 @@ impl Sessions {
     /// # Errors
     /// If the session is over.
     pub fn of_session(&self, session: &str) -> Result<&Node, SessionOver> {
-        self.nodes.values().find(|node| !session.is_empty() && node.session == session).ok_or(SessionOver)
+        self.by_session.get(session).and_then(|key| self.nodes.get(key)).ok_or(SessionOver)
     }
 
     /// Goes over to another set of objects: `owner` tells whose node an interface is. Nodes of objects that are gone are
@@ -221,6 +233,7 @@ impl Sessions {
             gone.retain(|key| *key != node.key());
             self.nodes.entry(node.key()).or_insert(node);
         }
+        self.index();
         gone
     }
 
@@ -232,8 +245,7 @@ impl Sessions {
     }
 
     fn heard(&mut self, session: &str, now_ms: u64) -> Result<&mut Node, SessionOver> {
-        let found = self.nodes.values_mut().find(|node| !session.is_empty() && node.session == session);
-        let node = found.ok_or(SessionOver)?;
+        let node = self.by_session.get(session).and_then(|key| self.nodes.get_mut(key)).ok_or(SessionOver)?;
         node.heard_ms = now_ms;
         node.loading_ms = None;
         Ok(node)
@@ -246,7 +258,9 @@ impl Sessions {
             let last_heard = |node: &Node| node.heard_ms.max(node.loading_ms.unwrap_or_default());
             let silent = strangers.min_by_key(|(_, node)| last_heard(node)).map(|(key, _)| key.clone());
             if let Some(key) = silent {
-                self.nodes.remove(&key);
+                if let Some(node) = self.nodes.remove(&key) {
+                    self.by_session.remove(&node.session);
+                }
                 self.forgotten.push(key);
             }
         }
