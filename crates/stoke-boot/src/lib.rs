@@ -1,9 +1,13 @@
 //! Boot policy, pure: what a client of this firmware and architecture is told, and the boot files rendered for it.
 //!
 //! - [`policy`]: from what a DHCP client says of itself to what it is answered.
+//! - [`loaders`]: boot programs and what has them.
 //! - [`render`]: the script that iPXE gets.
+//! - [`configs`]: the configurations that PXELINUX and GRUB get, by the names that they ask for.
 //!
 //! What this crate never does: I/O, reading a clock, knowing DHCP's wire format. Read [`policy`] first.
 
+pub mod configs;
+pub mod loaders;
 pub mod policy;
 pub mod render;

@@ -4,25 +4,24 @@
 //! gets from its farm. The two passes of a PXE boot look like this:
 //!
 //! ```text
-//! firmware, PXE         -> Program over TFTP (Debian's iPXE: undionly.kpxe, snponly.efi)
-//!   iPXE with HTTP      -> Script by URL
-//! firmware, UEFI HTTP   -> the unified kernel image by URL
-//! iPXE without HTTP     -> Program: another iPXE, which has it
+//! firmware, PXE         -> Program over TFTP, as the farm's loader for it wants: iPXE, PXELINUX, GRUB, shim, the kernel
+//!   iPXE that can       -> Script by URL; what firmware gets if the loader is another one
+//!   iPXE that cannot    -> Program: another iPXE, which can
+//! firmware, UEFI HTTP   -> the unified kernel image by URL, or shim
 //! stoke-init            -> URL of the node API
 //! ```
+//!
+//! Who asks for a boot and gets nothing is told apart from who asks for none: [`boot`] says why.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use stoke_api::MacAddr;
 use stoke_api::node::VENDOR_CLASS;
-use stoke_api::objects::UnknownClients;
+use stoke_api::objects::{BiosLoader, HttpLoader, UefiLoader, UnknownClients};
 use stoke_api::workload::{Architecture, FarmBoot};
 
-/// Boot program of a BIOS: iPXE on the card's own UNDI driver.
-pub const BIOS_PROGRAM: &str = "undionly.kpxe";
-/// Boot program of x86-64 UEFI: iPXE on the firmware's own network driver.
-pub const UEFI_PROGRAM: &str = "snponly.efi";
+use crate::loaders::{self, BIOS_PROGRAM, UEFI_PROGRAM};
 
 /// What a DHCP client says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,19 +43,37 @@ pub enum Platform {
     Bios,
     /// UEFI on x86-64.
     Uefi64,
+    /// UEFI, or U-Boot's, on 64-bit Arm.
+    Arm64,
     /// One that no boot program is here for.
     Other(u16),
 }
 
 impl Platform {
-    /// By the registry's number. 9 (EFI byte code) is what early x86-64 firmware says of itself.
+    /// By the registry's number. 9 (EFI byte code) is what early x86-64 firmware says of itself. U-Boot (22, 24) starts
+    /// UEFI programs with `bootefi`.
     fn of(architecture: u16) -> Self {
         match architecture {
             0 | 20 => Self::Bios,
             7 | 9 | 16 => Self::Uefi64,
+            11 | 19 | 22 | 24 => Self::Arm64,
             other => Self::Other(other),
         }
     }
+}
+
+/// What the registry calls an architecture that no boot program is here for.
+fn registered(number: u16) -> Option<&'static str> {
+    Some(match number {
+        6 | 15 => "UEFI ia32",
+        10 | 18 => "UEFI arm32",
+        21 | 23 => "U-Boot arm32",
+        25 | 26 => "UEFI RISC-V 32",
+        27 | 28 => "UEFI RISC-V 64",
+        39 => "UEFI LoongArch 64",
+        41 => "Raspberry Pi",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Platform {
@@ -64,7 +81,11 @@ impl fmt::Display for Platform {
         match self {
             Self::Bios => f.write_str("BIOS"),
             Self::Uefi64 => f.write_str("UEFI x86-64"),
-            Self::Other(number) => write!(f, "architecture {number}"),
+            Self::Arm64 => f.write_str("UEFI arm64"),
+            Self::Other(number) => match registered(*number) {
+                Some(name) => write!(f, "architecture {number}, {name}"),
+                None => write!(f, "architecture {number}"),
+            },
         }
     }
 }
@@ -80,8 +101,8 @@ pub enum Asker {
     Ipxe {
         /// What it runs on.
         platform: Platform,
-        /// Whether it can load by HTTP.
-        http: bool,
+        /// Whether it can run the script: load by HTTP, and start a Linux kernel of its platform.
+        able: bool,
     },
     /// `stoke-init` in a booting node.
     Init,
@@ -117,7 +138,8 @@ pub fn recognise(client: &Client) -> Option<Asker> {
         return Some(Asker::Init);
     }
     if let Some(features) = ipxe_features(client) {
-        return Some(Asker::Ipxe { platform: platform(), http: features.http });
+        let platform = platform();
+        return Some(Asker::Ipxe { platform, able: features.suffice(platform) });
     }
     if client.vendor_class.starts_with(b"HTTPClient") {
         return Some(Asker::Http(platform()));
@@ -127,17 +149,28 @@ pub fn recognise(client: &Client) -> Option<Asker> {
     pxe.then(|| Asker::Pxe(platform()))
 }
 
-struct Features {
-    http: bool,
+/// What an iPXE was built with.
+struct Features<'a>(&'a [u8]);
+
+impl Features<'_> {
+    /// Sub-options of option 175, each there with the value 1 if the feature is (`src/include/ipxe/features.h` of iPXE).
+    const HTTP: u8 = 19;
+    const BZIMAGE: u8 = 24;
+    const EFI: u8 = 36;
+
+    /// Under UEFI a kernel is started as the UEFI program that it is, under a BIOS by iPXE itself.
+    fn suffice(&self, platform: Platform) -> bool {
+        let kernel = if platform == Platform::Bios { Self::BZIMAGE } else { Self::EFI };
+        suboption(self.0, Self::HTTP) && suboption(self.0, kernel)
+    }
 }
 
 /// iPXE says `iPXE` in option 77, without the length that RFC 3004 asks for, and lists its features in option 175
-/// (`src/net/udp/dhcp.c` and `src/include/ipxe/features.h` of iPXE).
-fn ipxe_features(client: &Client) -> Option<Features> {
-    const HTTP: u8 = 19;
+/// (`src/net/udp/dhcp.c` of iPXE).
+fn ipxe_features(client: &Client) -> Option<Features<'_>> {
     let named = client.user_class == b"iPXE" || client.user_class == b"\x04iPXE";
     let etherboot = client.etherboot.as_deref();
-    (named || etherboot.is_some()).then(|| Features { http: suboption(etherboot.unwrap_or_default(), HTTP) })
+    (named || etherboot.is_some()).then(|| Features(etherboot.unwrap_or_default()))
 }
 
 /// Whether an encapsulation has the option, with a value other than zero.
@@ -160,7 +193,7 @@ pub enum Answer {
         /// The server.
         server: Ipv4Addr,
         /// The file.
-        file: &'static str,
+        file: String,
         /// Whether iPXE asked, which must not look for another PXE server.
         ipxe: bool,
     },
@@ -181,34 +214,121 @@ pub enum Answer {
     },
 }
 
+/// What a booting client gets, wherever the farm is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A file over TFTP.
+    File(String),
+    /// A UEFI application by HTTP: its path, with the first slash.
+    Path(String),
+    /// The boot script of iPXE.
+    Script,
+    /// The node API.
+    NodeApi,
+}
+
+/// Why a client that asks for a boot gets none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing here runs on it.
+    NoProgram(Asker),
+    /// The farm's image has no kernel for it, or is not built yet.
+    NoKernel(Architecture),
+    /// The farm is told not to answer firmware that loads by HTTP.
+    Off,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoProgram(asker) => write!(f, "no boot program for {asker}"),
+            Self::NoKernel(Architecture::Amd64) => f.write_str("the farm's image has no kernel yet for amd64"),
+            Self::NoKernel(Architecture::Arm64) => f.write_str("the farm's image has no kernel for arm64"),
+            Self::Off => f.write_str("UEFI HTTP boot is off in this farm"),
+        }
+    }
+}
+
+/// What the client gets from this farm.
+///
+/// # Errors
+/// If it gets nothing: why.
+pub fn boot(asker: &Asker, farm: &FarmBoot) -> Result<Boot, Refusal> {
+    match asker {
+        // Whoever wants another loader than iPXE wants it on cards that have iPXE in their ROM, too.
+        Asker::Ipxe { platform, .. } if !runs_ipxe(*platform, farm) => file(*asker, *platform, farm).map(Boot::File),
+        Asker::Ipxe { able: true, .. } => Ok(Boot::Script),
+        Asker::Pxe(platform) | Asker::Ipxe { platform, .. } => file(*asker, *platform, farm).map(Boot::File),
+        Asker::Http(platform) => path(*asker, *platform, farm).map(Boot::Path),
+        Asker::Init => Ok(Boot::NodeApi),
+    }
+}
+
+fn runs_ipxe(platform: Platform, farm: &FarmBoot) -> bool {
+    match platform {
+        Platform::Bios => farm.loader.bios == BiosLoader::Ipxe,
+        Platform::Uefi64 => farm.loader.uefi == UefiLoader::Ipxe,
+        // An iPXE that runs there is as good as any; no other is here.
+        Platform::Arm64 | Platform::Other(_) => true,
+    }
+}
+
+fn file(asker: Asker, platform: Platform, farm: &FarmBoot) -> Result<String, Refusal> {
+    let program = match platform {
+        Platform::Bios => match farm.loader.bios {
+            BiosLoader::Ipxe => BIOS_PROGRAM,
+            BiosLoader::Pxelinux => loaders::PXELINUX,
+            BiosLoader::Grub => loaders::GRUB_BIOS,
+        },
+        Platform::Uefi64 => match farm.loader.uefi {
+            UefiLoader::Ipxe => UEFI_PROGRAM,
+            UefiLoader::Kernel => return kernel(Architecture::Amd64, farm).map(without_slash),
+            UefiLoader::Grub => loaders::GRUB_UEFI,
+            UefiLoader::Shim => loaders::SHIM,
+        },
+        // Debian has neither iPXE nor a signed netboot GRUB that is worth a second way: the kernel itself is loaded.
+        Platform::Arm64 => return kernel(Architecture::Arm64, farm).map(without_slash),
+        Platform::Other(_) => return Err(Refusal::NoProgram(asker)),
+    };
+    Ok(program.to_owned())
+}
+
+fn without_slash(path: &str) -> String {
+    path.trim_start_matches('/').to_owned()
+}
+
+fn kernel(architecture: Architecture, farm: &FarmBoot) -> Result<&str, Refusal> {
+    farm.kernels.get(&architecture).map(String::as_str).ok_or(Refusal::NoKernel(architecture))
+}
+
+fn path(asker: Asker, platform: Platform, farm: &FarmBoot) -> Result<String, Refusal> {
+    let architecture = match platform {
+        _ if farm.loader.http == HttpLoader::Off => return Err(Refusal::Off),
+        Platform::Uefi64 if farm.loader.http == HttpLoader::Shim => {
+            return Ok(format!("{}/{}", loaders::HTTP_FOLDER, loaders::SHIM));
+        }
+        Platform::Uefi64 => Architecture::Amd64,
+        Platform::Arm64 => Architecture::Arm64,
+        Platform::Bios | Platform::Other(_) => return Err(Refusal::NoProgram(asker)),
+    };
+    kernel(architecture, farm).map(str::to_owned)
+}
+
 /// What the client gets from the farm that feeds it, or that takes in who is unknown. `None`: an address at most.
 pub fn answer(asker: &Asker, mac: MacAddr, farm: &FarmBoot) -> Option<Answer> {
     let server = farm.address_for(mac);
     let base = format!("http://{server}{}", port(farm.http_port));
-    match asker {
-        Asker::Pxe(platform) => program(*platform, server, false),
-        Asker::Ipxe { platform, http: false } => program(*platform, server, true),
-        Asker::Ipxe { http: true, .. } => Some(Answer::Script { url: format!("{base}/v1/boot.ipxe?mac={mac}") }),
-        Asker::Http(Platform::Uefi64) => {
-            farm.kernels.get(&Architecture::Amd64).map(|path| Answer::HttpBoot { url: format!("{base}{path}") })
-        }
-        Asker::Http(_) => None,
-        Asker::Init => Some(Answer::NodeApi { url: farm.node_urls(mac) }),
-    }
+    Some(match boot(asker, farm).ok()? {
+        Boot::File(file) => Answer::Program { server, file, ipxe: asker.is_ipxe() },
+        Boot::Path(path) => Answer::HttpBoot { url: format!("{base}{path}") },
+        Boot::Script => Answer::Script { url: crate::render::script_url(&base, mac) },
+        Boot::NodeApi => Answer::NodeApi { url: farm.node_urls(mac) },
+    })
 }
 
 /// Without the default: some firmware parses no port at all.
 fn port(http: u16) -> String {
     if http == 80 { String::new() } else { format!(":{http}") }
-}
-
-fn program(platform: Platform, server: Ipv4Addr, ipxe: bool) -> Option<Answer> {
-    let file = match platform {
-        Platform::Bios => BIOS_PROGRAM,
-        Platform::Uefi64 => UEFI_PROGRAM,
-        Platform::Other(_) => return None,
-    };
-    Some(Answer::Program { server, file, ipxe })
 }
 
 /// The farm of a machine: the one that its object names; for one without object, the first that takes in who is
@@ -231,11 +351,13 @@ mod tests {
     use stoke_api::objects::LoaderSpec;
 
     const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-    /// As iPXE 1.21 in QEMU's ROM sends it: features pxe, http, bzimage, elf, multiboot, menu and others.
-    const IPXE_ROM: [u8; 36] = [
-        0xb1, 5, 1, 0x1a, 0xf4, 0x10, 0, 0xeb, 3, 1, 0, 0, 0x17, 1, 1, 0x22, 1, 1, 0x13, 1, 1, 0x14, 1, 1, 0x11, 1, 1,
-        0x27, 1, 1, 0x19, 1, 1, 0x10, 1, 2,
+    /// As the iPXE in QEMU's ROM for a BIOS sends it: features http, bzimage, pxe, elf, menu and others.
+    const IPXE_ROM: [u8; 33] = [
+        0xb1, 5, 1, 0x1a, 0xf4, 0x10, 0, 0xeb, 3, 1, 0, 0, 0x17, 1, 1, 0x22, 1, 1, 0x13, 1, 1, 0x18, 1, 1, 0x27, 1, 1,
+        0x21, 1, 1, 0x10, 1, 2,
     ];
+    /// What matters of the iPXE for UEFI: http and efi.
+    const IPXE_EFI: [u8; 6] = [0x13, 1, 1, 0x24, 1, 1];
 
     fn farm() -> FarmBoot {
         FarmBoot {
@@ -262,8 +384,8 @@ mod tests {
         recognise(client).and_then(|asker| answer(&asker, MAC, &farm()))
     }
 
-    fn loads(file: &'static str, ipxe: bool) -> Answer {
-        Answer::Program { server: farm().addresses[0], file, ipxe }
+    fn loads(file: &str, ipxe: bool) -> Answer {
+        Answer::Program { server: farm().addresses[0], file: file.to_owned(), ipxe }
     }
 
     #[test]
@@ -293,10 +415,69 @@ mod tests {
     fn ipxe_gets_the_script_and_one_that_cannot_load_it_gets_another_ipxe() {
         let url = "http://10.10.0.1/v1/boot.ipxe?mac=52:54:00:00:00:01".to_owned();
         assert_eq!(told(&ipxe(&IPXE_ROM, 0)), Some(Answer::Script { url: url.clone() }));
-        assert_eq!(told(&ipxe(&IPXE_ROM, 7)), Some(Answer::Script { url }));
+        assert_eq!(told(&ipxe(&IPXE_EFI, 7)), Some(Answer::Script { url }));
+        // What starts kernels under a BIOS starts none under UEFI, and the other way round.
+        assert_eq!(told(&ipxe(&IPXE_ROM, 7)), Some(loads("snponly.efi", true)));
+        assert_eq!(told(&ipxe(&IPXE_EFI, 0)), Some(loads("undionly.kpxe", true)));
         assert_eq!(told(&ipxe(&[0x22, 1, 1], 0)), Some(loads("undionly.kpxe", true)));
         assert_eq!(told(&ipxe(&[0x13, 1, 0], 7)), Some(loads("snponly.efi", true)));
         assert_eq!(told(&ipxe(&[0x13, 200, 1], 7)), Some(loads("snponly.efi", true)));
+    }
+
+    #[test]
+    fn the_loader_that_a_farm_wants_is_what_its_firmware_loads() {
+        let kernel = "v1/blob/sha256/ab.efi";
+        let pxe = |architecture| firmware("PXEClient:Arch:00000:UNDI:002001", architecture);
+        let told = |client: &Client, loader| answer(&recognise(client).unwrap(), MAC, &FarmBoot { loader, ..farm() });
+        for (bios, file) in [
+            (BiosLoader::Ipxe, "undionly.kpxe"),
+            (BiosLoader::Pxelinux, "pxelinux.0"),
+            (BiosLoader::Grub, "grub/i386-pc/core.0"),
+        ] {
+            let loader = LoaderSpec { bios, ..LoaderSpec::default() };
+            assert_eq!(told(&pxe(0), loader), Some(loads(file, false)));
+            assert_eq!(told(&pxe(7), loader), Some(loads("snponly.efi", false)));
+            let from_rom = told(&ipxe(&IPXE_ROM, 0), loader);
+            assert_eq!(from_rom == Some(loads(file, true)), bios != BiosLoader::Ipxe, "{from_rom:?}");
+        }
+        for (uefi, file) in [
+            (UefiLoader::Kernel, kernel),
+            (UefiLoader::Grub, "grub/x86_64-efi/core.efi"),
+            (UefiLoader::Shim, "shimx64.efi"),
+        ] {
+            let loader = LoaderSpec { uefi, ..LoaderSpec::default() };
+            assert_eq!(told(&pxe(7), loader), Some(loads(file, false)));
+            assert_eq!(told(&ipxe(&IPXE_EFI, 7), loader), Some(loads(file, true)));
+        }
+        let http = firmware("HTTPClient:Arch:00016:UNDI:003001", 16);
+        let shim = LoaderSpec { http: HttpLoader::Shim, ..LoaderSpec::default() };
+        assert_eq!(told(&http, shim), Some(Answer::HttpBoot { url: "http://10.10.0.1/v1/boot/shimx64.efi".into() }));
+        assert_eq!(told(&http, LoaderSpec { http: HttpLoader::Off, ..shim }), None);
+    }
+
+    #[test]
+    fn arm64_loads_its_kernel_and_what_nothing_is_here_for_is_told_so() {
+        let arm =
+            FarmBoot { kernels: BTreeMap::from([(Architecture::Arm64, "/v1/blob/sha256/cd.efi".into())]), ..farm() };
+        let boot = |class: &str, number| boot(&recognise(&firmware(class, number)).unwrap(), &arm);
+        let (pxe, http) = ("PXEClient:Arch:00011:UNDI:003000", "HTTPClient:Arch:00019:UNDI:003001");
+        for number in [11, 22] {
+            assert_eq!(boot(pxe, number), Ok(Boot::File("v1/blob/sha256/cd.efi".into())));
+        }
+        for number in [19, 24] {
+            assert_eq!(boot(http, number), Ok(Boot::Path("/v1/blob/sha256/cd.efi".into())));
+        }
+        let why = |class: &str, number| boot(class, number).unwrap_err().to_string();
+        assert_eq!(why(pxe, 6), "no boot program for architecture 6, UEFI ia32");
+        assert_eq!(why(pxe, 41), "no boot program for architecture 41, Raspberry Pi");
+        assert_eq!(why(pxe, 27), "no boot program for architecture 27, UEFI RISC-V 64");
+        assert_eq!(why(pxe, 99), "no boot program for architecture 99");
+        assert_eq!(why(http, 20), "no boot program for BIOS (HTTP)");
+        assert_eq!(why(http, 16), "the farm's image has no kernel yet for amd64");
+        assert_eq!(
+            super::boot(&recognise(&firmware(pxe, 11)).unwrap(), &farm()),
+            Err(Refusal::NoKernel(Architecture::Arm64))
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Rendered boot files: the scripts that iPXE gets.
+//! The scripts that iPXE gets.
 //!
 //! A script survives a farm that is restarted, and one whose image was replaced meanwhile: whatever fails is followed by a
 //! pause that grows from 1 to 8 seconds, and by fetching the script anew, which names what the farm has then.
@@ -79,12 +79,12 @@ fn script(lines: &[String]) -> String {
 }
 
 /// A text that stays on its line and is not expanded.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect::<String>().replace("${", "$ {")
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use stoke_api::Digest;
     use stoke_api::node::{RootInfo, Verity};
@@ -97,7 +97,7 @@ mod tests {
         BlobRef { digest: Digest([byte; 32]), size: 4096 }
     }
 
-    fn image() -> FarmImage {
+    pub(crate) fn image() -> FarmImage {
         let verity = Verity { root_hash: "00".repeat(32), salt: String::new(), data_blocks: 1, hash_offset: 4096 };
         FarmImage {
             digest: Digest([1; 32]),

@@ -38,7 +38,7 @@ pub(crate) fn boot_options(answer: Answer) -> BootOptions {
                 options.push((option::VENDOR_CLASS, b"PXEClient".to_vec()));
                 options.push((option::VENDOR_SPECIFIC, PXE_NO_DISCOVERY.to_vec()));
             }
-            BootOptions { next_server: Some(server), file: Some(file.to_owned()), options }
+            BootOptions { next_server: Some(server), file: Some(file), options }
         }
         Answer::HttpBoot { url } => {
             let class = (option::VENDOR_CLASS, b"HTTPClient".to_vec());
