@@ -1,6 +1,7 @@
 //! Boot policy, pure: what a client of this firmware and architecture is told, and the boot files rendered for it.
 //!
 //! - [`policy`]: from what a DHCP client says of itself to what it is answered.
+//! - [`policy6`]: the same answer as IPv6 says it.
 //! - [`loaders`]: boot programs and what has them.
 //! - [`render`]: the script that iPXE gets.
 //! - [`configs`]: the configurations that PXELINUX and GRUB get, by the names that they ask for.
@@ -10,4 +11,5 @@
 pub mod configs;
 pub mod loaders;
 pub mod policy;
+pub mod policy6;
 pub mod render;

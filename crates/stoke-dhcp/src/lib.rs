@@ -3,6 +3,7 @@
 //! - [`wire`]: a request as it came, a reply as it goes; options by number.
 //! - [`server`]: the state machine: who gets which address, and what is answered.
 //! - [`lease`]: the table of leases; one address for each client, one client for each address.
+//! - [`v6`]: the same for IPv6 (RFC 8415), where nothing has to be written down.
 //! - [`journal`]: how records are written down, and read back from a file that a crash has cut.
 //!
 //! A client is its link-layer address, whatever client identifier it sends: firmware, iPXE, an initramfs and an
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod lease;
 mod reply;
 pub mod server;
+pub mod v6;
 pub mod wire;
 
 pub use lease::{Lease, Leases, Record};
