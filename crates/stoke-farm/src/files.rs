@@ -10,6 +10,7 @@ use stoke_nbd::{Export, Exports};
 use stoke_tftp::server::{Content, Files};
 
 use crate::run::Farm;
+use crate::trace::Noted;
 
 /// Block that reads of a root are best aligned to: the page, and the block of its dm-verity tree.
 const BLOCK: u32 = 4096;
@@ -21,6 +22,7 @@ impl Files for Farm {
         let last = name.rsplit('/').next().unwrap_or(name);
         let Some(program) = serving.programs.get(name).or_else(|| serving.programs.get(last)) else {
             tracing::info!(%client, name, "TFTP: no such boot program");
+            self.trace.client(client.ip(), Noted::now("tftp", name, "no such file"));
             return None;
         };
         Some(program.clone())

@@ -4,6 +4,7 @@
 //! - [`sessions`]: what is known of each node, pure: greeting, reports, orders, silence.
 //! - [`plan`]: which sockets to open and close when the configuration changes, pure.
 //! - `run`: the role: sockets, reloads, the report. `connections` accepts, `http` and `node_api` answer.
+//! - `trace`: what is remembered of each boot, for `stoke farm trace`.
 //! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
 //!
 //! What it never does: give addresses (the router does), build or verify content (nodes verify what they get), serve a file
@@ -19,5 +20,6 @@ mod node_api;
 pub mod plan;
 mod run;
 pub mod sessions;
+mod trace;
 
 pub use run::run;

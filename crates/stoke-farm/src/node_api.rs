@@ -19,6 +19,7 @@ use stoke_api::workload::FarmImage;
 use crate::config::{Identity, Serving};
 use crate::run::{Farm, now_ms};
 use crate::sessions::{Greeting, SessionOver};
+use crate::trace::Noted;
 
 /// How long a request for orders is held open.
 const HOLD: Duration = Duration::from_secs(30);
@@ -85,11 +86,15 @@ async fn hello(State(farm): State<Arc<Farm>>, Json(hello): Json<Hello>) -> Respo
                 "session begins"
             );
             farm.metrics.sessions.inc();
+            farm.trace.speaks(hello.address.into(), hello.boot_mac);
+            let result = format!("session begins, image {}", manifest.image.short());
+            farm.trace.machine(hello.boot_mac, Noted::now("node", "hello", result));
             Json(manifest).into_response()
         }
         Err(refusal) => {
             tracing::warn!(mac = %hello.boot_mac, address = %hello.address, "refused: {refusal}");
             farm.metrics.refused.inc();
+            farm.trace.machine(hello.boot_mac, Noted::now("node", "hello", refusal.to_string()));
             refusal.answer()
         }
     }
@@ -180,7 +185,8 @@ async fn report(State(farm): State<Arc<Farm>>, Json(report): Json<Report>) -> Re
         Ok(node) => {
             for event in events {
                 let (phase, detail, uptime_ms) = (event.phase, event.detail, event.uptime_ms);
-                tracing::info!(node = node.label(), %phase, uptime_ms, detail, "node reports");
+                tracing::info!(node = node.label(), mac = %node.mac, %phase, uptime_ms, detail, "node reports");
+                farm.trace.machine(node.mac, Noted::now("node", phase.to_string(), detail));
             }
             StatusCode::NO_CONTENT.into_response()
         }

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::node_api::RecordError;
 use crate::plan::{self, Endpoints, Service, Step};
 use crate::sessions::{Node, SessionOver, Sessions};
+use crate::trace::Trace;
 use crate::{http, node_api};
 
 /// Pause between two attempts to bind a socket.
@@ -55,6 +56,7 @@ pub(crate) struct Farm {
     journal: Journal,
     changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
+    pub(crate) trace: Trace,
     /// What keeps a service from being served.
     failures: Mutex<BTreeMap<Service, String>>,
 }
@@ -161,6 +163,10 @@ impl Role for Running {
     fn metrics(&self) -> Option<&Registry> {
         Some(&self.farm.metrics.registry)
     }
+
+    fn routes(self: Arc<Self>) -> axum::Router {
+        self.farm.trace.ring.clone().routes()
+    }
 }
 
 impl Running {
@@ -174,6 +180,7 @@ impl Running {
             journal,
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
+            trace: Trace::default(),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),
         });
