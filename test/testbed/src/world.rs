@@ -1,5 +1,6 @@
 //! A host of its own: a network namespace and a folder.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -100,6 +101,36 @@ impl World {
     /// If it fails, with what it printed as errors.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         check(self.command(program).args(arguments))
+    }
+
+    /// Its name among the network namespaces: `ip netns exec NAME`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A wire to another host. Each end is called `wire0` and has an address with its prefix's length: ours, then the other's.
+    ///
+    /// # Errors
+    /// If there is such a link on one of them already.
+    pub fn connect(&self, other: &Self, addresses: [&str; 2]) -> Result<()> {
+        let [near, far] = addresses;
+        self.run("ip", &["link", "add", "wire0", "type", "veth", "peer", "name", "wire0", "netns", &other.name])?;
+        for (world, address) in [(self, near), (other, far)] {
+            world.run("ip", &["address", "add", address, "dev", "wire0"])?;
+            world.run("ip", &["link", "set", "wire0", "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Moves the calling thread, and the threads that it starts from now on, to this host: their sockets are this host's.
+    ///
+    /// # Errors
+    /// If the caller is not root.
+    pub fn enter(&self) -> Result<()> {
+        let namespace = fs_err::File::open(format!("/run/netns/{}", self.name))?;
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.file().as_fd(), kind)
+            .with_context(|| format!("cannot enter network namespace {}", self.name))
     }
 
     /// Names of the links on this host.
