@@ -13,13 +13,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engines", &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-vmm"]),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
-    ("tests", &["e2e", "bench", "testbed", "xtask"]),
+    ("tests", &["e2e", "bench", "fuzz", "testbed", "xtask"]),
 ];
 
 /// Edges within a layer, or upwards, each with its reason.
 const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-daemon", "stoke-api", "speaks its reports"),
     ("stoke-host", "stoke-reconcile", "runs the reconcilers"),
+    ("stoke-reconcile", "stoke-boot", "knows which boot programs a farm needs"),
+    ("stoke-host", "stoke-boot", "finds boot programs"),
     ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
     ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),

@@ -30,6 +30,7 @@ pub mod store;
 pub mod supervise;
 pub mod up;
 
+mod boot_programs;
 mod egress;
 mod files;
 mod keys;

@@ -69,6 +69,11 @@ impl Folders {
         self.state.join("images")
     }
 
+    /// Boot programs that are made on this host.
+    pub fn boot_programs(&self) -> PathBuf {
+        self.state.join("boot")
+    }
+
     /// Keys: the farm's authority, and the one that enters nodes.
     pub fn keys(&self) -> PathBuf {
         self.state.join("keys")
@@ -157,13 +162,4 @@ impl Binaries {
         let age = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
         format!("{} {} {}", env!("CARGO_PKG_VERSION"), meta.map_or(0, |meta| meta.len()), age.as_millis())
     }
-}
-
-/// Folders of Debian's `ipxe` package, and of others.
-const BOOT_PROGRAM_FOLDERS: [&str; 3] = ["/usr/lib/ipxe", "/usr/share/ipxe", "/usr/lib/stokehold/boot"];
-
-/// The boot programs that this host has.
-pub fn boot_programs() -> std::collections::BTreeMap<String, PathBuf> {
-    let find = |name: &str| BOOT_PROGRAM_FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|p| p.exists());
-    ["undionly.kpxe", "snponly.efi", "ipxe.efi"].into_iter().filter_map(|n| Some((n.to_owned(), find(n)?))).collect()
 }

@@ -25,11 +25,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::boot_programs::boot_programs;
 use crate::control::{Control, DownRequest, Picture};
 use crate::down::end_everything;
 use crate::egress::Egress;
 use crate::images::Images;
-use crate::paths::{Binaries, Folders, boot_programs};
+use crate::paths::{Binaries, Folders};
 use crate::record::now_ms;
 use crate::store::{LocalStore, Store, StoreError};
 use crate::supervise::Supervisor;
@@ -149,7 +150,7 @@ impl Host {
             state: folders.state.clone(),
             run: folders.run.clone(),
             ports: FarmPorts::default(),
-            boot_programs: boot_programs(),
+            boot_programs: boot_programs(&folders.boot_programs()),
             ssh_public_key,
             tools,
             ..Environment::default()

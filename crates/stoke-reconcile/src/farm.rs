@@ -1,11 +1,14 @@
 //! `Farm`: one `farm` workload on the LAN's gateway address, with its image versions and its nodes.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, Trust, User};
 use stoke_api::report::{BuiltImage, FarmNodeReport};
 use stoke_api::workload::{FarmBoot, FarmConfig, FarmImage, FarmNode, Role, Workload};
 use stoke_api::{Condition, ObjectRef};
+use stoke_boot::loaders;
 
 use crate::check::hostname;
 use crate::names::{farm_folder, key, machine_uuid, nic_mac};
@@ -31,7 +34,7 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
         None => node_state(view, reference, &node.owner).is_some_and(|state| state.ready),
     };
     let status = FarmStatus {
-        conditions: vec![ready_condition(&state(view, reference, farm)), network_trust(farm)],
+        conditions: conditions(view, reference, farm),
         observed_generation: farm.metadata.generation.unwrap_or_default(),
         address: addresses(view, reference, farm).first().map(Ipv4Addr::to_string),
         image: images.first().map(|image| image.digest),
@@ -39,6 +42,29 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
         ready_nodes: u32::try_from(nodes.iter().filter(ready).count()).unwrap_or(u32::MAX),
     };
     push(desired, reference, &farm.status.conditions, Status::Farm(status));
+}
+
+fn conditions(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Condition> {
+    let mut conditions = vec![ready_condition(&state(view, reference, farm)), network_trust(farm)];
+    conditions.extend(missing_programs(view, farm));
+    conditions
+}
+
+/// Boot programs that this farm's loaders need and that the host lacks. Only machines with that firmware are in trouble, so
+/// the farm is ready all the same.
+fn missing_programs(view: &View<'_>, farm: &Farm) -> Option<Condition> {
+    let programs = &view.environment().boot_programs;
+    let message = loaders::missing(farm.spec.boot.loader, |name| programs.contains_key(name))?;
+    Some(condition("BootPrograms", false, "Missing", message))
+}
+
+/// The boot programs that the farm hands out: those of its loaders, and iPXE, which every iPXE may need that cannot do what
+/// ours can.
+fn boot_programs(view: &View<'_>, farm: &Farm) -> BTreeMap<String, PathBuf> {
+    let needed = loaders::needed(farm.spec.boot.loader);
+    let wanted = |name: &str| needed.contains(&name) || [loaders::BIOS_PROGRAM, loaders::UEFI_PROGRAM].contains(&name);
+    let programs = view.environment().boot_programs.iter().filter(|(name, _)| wanted(name));
+    programs.map(|(name, path)| (name.clone(), path.clone())).collect()
 }
 
 /// What the object must say of its trust: whoever can answer for a MAC gets what that MAC gets.
@@ -148,7 +174,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         domain: lan::domain(&lan_name, view.lan(&lan_name)?),
         certificate: folder.join("certificate.pem"),
         key: folder.join("key.pem"),
-        boot_programs: environment.boot_programs.clone(),
+        boot_programs: boot_programs(view, farm),
         state: folder.join("sessions"),
     })
 }
