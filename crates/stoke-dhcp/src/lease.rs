@@ -1,6 +1,6 @@
 //! The table of leases: at any time one client for each address, and one address for each client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use stoke_api::MacAddr;
@@ -41,6 +41,8 @@ pub enum Record {
 pub struct Leases {
     by_address: BTreeMap<Ipv4Addr, Lease>,
     by_mac: BTreeMap<MacAddr, Ipv4Addr>,
+    /// When each ends.
+    by_end: BTreeSet<(u64, Ipv4Addr)>,
     declined: BTreeMap<Ipv4Addr, u64>,
 }
 
@@ -67,12 +69,14 @@ impl Leases {
         self.remove(lease.address);
         self.declined.remove(&lease.address);
         self.by_mac.insert(lease.mac, lease.address);
+        self.by_end.insert((lease.expires, lease.address));
         self.by_address.insert(lease.address, lease);
     }
 
     fn remove(&mut self, address: Ipv4Addr) {
         if let Some(lease) = self.by_address.remove(&address) {
             self.by_mac.remove(&lease.mac);
+            self.by_end.remove(&(lease.expires, address));
         }
     }
 
@@ -89,6 +93,22 @@ impl Leases {
     /// Leases that are not over.
     pub fn current(&self, now: u64) -> impl Iterator<Item = &Lease> {
         self.by_address.values().filter(move |lease| lease.expires > now)
+    }
+
+    /// Leases that are over, the one that ended first before the others.
+    pub fn over(&self, now: u64) -> impl Iterator<Item = &Lease> {
+        let ended = self.by_end.range(..=(now, Ipv4Addr::BROADCAST));
+        ended.filter_map(|(_, address)| self.by_address.get(address))
+    }
+
+    /// When the next lease ends that is not over, in seconds since 1970.
+    pub fn next_end(&self, now: u64) -> Option<u64> {
+        self.by_end.range((now + 1, Ipv4Addr::UNSPECIFIED)..).next().map(|(end, _)| *end)
+    }
+
+    /// Until when nobody gets the address, since somebody unknown uses it.
+    pub fn declined_until(&self, address: Ipv4Addr) -> Option<u64> {
+        self.declined.get(&address).copied()
     }
 
     /// Whether somebody unknown uses the address.

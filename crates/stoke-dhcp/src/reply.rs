@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use stoke_api::MacAddr;
 
-use crate::server::{BootOptions, Destination, Reply, Server, Subnet};
+use crate::config::Subnet;
+use crate::server::{BootOptions, Destination, Reply, Server};
 use crate::wire::{Message, MessageType, Request, option};
 
 impl Server {
@@ -19,8 +20,9 @@ impl Server {
     ) -> Option<Reply> {
         let subnet = self.subnets_of(request).find(|subnet| subnet.cidr.contains(&address));
         let subnet = subnet.or_else(|| self.subnets_of(request).next())?;
+        let own = self.own_address(subnet)?;
         let mut message = Message::reply(request, kind);
-        message.option(option::SERVER_ID, subnet.server.octets());
+        message.option(option::SERVER_ID, request.server_override().unwrap_or(own).octets());
         if request.kind == MessageType::Inform {
             message.client(address);
         } else {
@@ -34,15 +36,28 @@ impl Server {
         }
         echo(request, &mut message);
         let to = destination(request, address, source);
-        Some(Reply { bytes: message.encode(), from: subnet.server, to })
+        Some(Reply { bytes: message.encode(), from: own, to })
+    }
+
+    /// The server's own address for clients of a subnet: in it, or behind a relay the first one that there is.
+    fn own_address(&self, subnet: &Subnet) -> Option<Ipv4Addr> {
+        if subnet.relayed { self.config.own_addresses().next() } else { Some(subnet.gateway) }
+    }
+
+    /// What this server calls itself towards a client.
+    pub(crate) fn identifier(&self, request: &Request) -> Option<Ipv4Addr> {
+        let own = || self.subnets_of(request).next().and_then(|subnet| self.own_address(subnet));
+        request.server_override().or_else(own).or_else(|| self.config.own_addresses().next())
     }
 
     fn network_options(&self, request: &Request, subnet: &Subnet, message: &mut Message) {
         message.option(option::SUBNET_MASK, subnet.cidr.netmask().octets());
         if subnet.default_route {
-            message.option(option::ROUTER, subnet.server.octets());
+            message.option(option::ROUTER, subnet.gateway.octets());
         }
-        message.option(option::DNS_SERVER, subnet.server.octets());
+        if let Some(own) = self.own_address(subnet) {
+            message.option(option::DNS_SERVER, own.octets());
+        }
         message.option(option::DOMAIN_NAME, &self.config().domain);
         message.option(option::BROADCAST, subnet.cidr.broadcast().octets());
         if let Some(host) = self.reservation(request).filter(|_| request.wants(option::HOST_NAME)) {
@@ -55,9 +70,9 @@ impl Server {
 
     /// A NAK (RFC 2131 section 4.3.2: broadcast, for the client's address is wrong).
     pub(crate) fn refuse(&self, request: &Request, address: Ipv4Addr) -> Option<Reply> {
-        let from = self.subnets_of(request).next()?.server;
+        let from = self.own_address(self.subnets_of(request).next()?)?;
         let mut message = Message::reply(request, MessageType::Nak);
-        message.option(option::SERVER_ID, from.octets());
+        message.option(option::SERVER_ID, request.server_override().unwrap_or(from).octets());
         message.option(option::MESSAGE, format!("{address} is not yours here"));
         let to = if request.relay.is_unspecified() {
             Destination::Link { mac: MacAddr([0xff; 6]), address: Ipv4Addr::BROADCAST }
@@ -71,9 +86,9 @@ impl Server {
 }
 
 /// What goes back as it came: client identifier (RFC 6842), machine identifier (RFC 4578 section 2.3, firmware drops
-/// replies without it), and last of all the relay's option (RFC 3046 section 2.1).
-fn echo(request: &Request, message: &mut Message) {
-    for code in [option::CLIENT_ID, option::MACHINE_ID, option::RELAY_AGENT] {
+/// replies without it), subnet selection (RFC 3011 section 3), and last of all the relay's option (RFC 3046 section 2.1).
+pub(crate) fn echo(request: &Request, message: &mut Message) {
+    for code in [option::CLIENT_ID, option::MACHINE_ID, option::SUBNET_SELECTION, option::RELAY_AGENT] {
         message.option(code, request.options.get(code).unwrap_or_default());
     }
 }
@@ -84,7 +99,7 @@ fn times(message: &mut Message, lease: u32) {
     message.option(option::REBINDING, (lease - lease / 8).to_be_bytes());
 }
 
-fn boot_options(message: &mut Message, boot: &BootOptions) {
+pub(crate) fn boot_options(message: &mut Message, boot: &BootOptions) {
     if let Some(address) = boot.next_server {
         message.next_server(address);
     }

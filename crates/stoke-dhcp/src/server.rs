@@ -1,4 +1,4 @@
-//! Who gets which address, and what is answered: RFC 2131 section 4.3 for a server that is the only one of its LAN.
+//! Who gets which address, and what is answered: RFC 2131 section 4.3, in each of the [modes](crate::Mode).
 //!
 //! ```text
 //!  DISCOVER                    choose an address, hold it for HOLD        -> OFFER
@@ -12,82 +12,26 @@
 //!
 //! A client that renews keeps its address even if an object now gives it another: machines that run from the network
 //! would lose their root. It gets the new one when it boots.
+//!
+//! With [`Mode::Proxy`](crate::Mode::Proxy) none of this holds: see `proxy`.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use stoke_api::MacAddr;
 use stoke_api::objects::Pool;
 
+use crate::config::{Config, Mode, Reservation, Subnet};
 use crate::lease::{Lease, Leases, Record};
+use crate::offers::Offers;
+use crate::reserved::Index;
 use crate::wire::{MessageType, Request};
 
 /// How long an offered address waits for the client's request, in seconds.
 const HOLD: u64 = 30;
 /// How long an address rests that somebody unknown uses, in seconds.
-const DECLINED: u64 = 600;
+pub(crate) const DECLINED: u64 = 600;
 /// The shortest lease that a client can ask for, in seconds.
 const SHORTEST_LEASE: u32 = 60;
-
-/// What the server gives out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// Subnets of the LAN; all on one segment.
-    pub subnets: Vec<Subnet>,
-    /// Clients that objects name.
-    pub reservations: Vec<Reservation>,
-    /// Domain of the LAN.
-    pub domain: String,
-    /// MTU of the LAN.
-    pub mtu: u16,
-    /// Length of a lease in seconds.
-    pub lease_time: u32,
-}
-
-/// One subnet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    /// Network and prefix length.
-    pub cidr: Ipv4Net,
-    /// The server's own address in it; it is router and DNS server too.
-    pub server: Ipv4Addr,
-    /// Whether the server is the way out.
-    pub default_route: bool,
-    /// Ranges for clients without an address of their own.
-    pub pools: Vec<Pool>,
-}
-
-/// A client that an object names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// Its interfaces.
-    pub macs: Vec<MacAddr>,
-    /// Its UUID, in the order of the text form.
-    pub uuid: Option<[u8; 16]>,
-    /// Its address, if it has one of its own.
-    pub address: Option<Ipv4Addr>,
-    /// Its name.
-    pub hostname: String,
-}
-
-impl Reservation {
-    /// Whether the request has this client's UUID. Firmware differs on the order of its first three fields, so either
-    /// is taken.
-    fn has_uuid(&self, request: &Request) -> bool {
-        let same = |uuid: [u8; 16]| self.uuid == Some(uuid) || self.uuid == Some(swapped(uuid));
-        self.uuid.is_some() && request.uuid().is_some_and(same)
-    }
-}
-
-/// The UUID with its first three fields in the other byte order (SMBIOS 3.6, section 7.2.1).
-fn swapped(mut uuid: [u8; 16]) -> [u8; 16] {
-    for field in [0..4, 4..6, 6..8] {
-        uuid.get_mut(field).unwrap_or_default().reverse();
-    }
-    uuid
-}
 
 /// What a booting client is told besides its address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +58,8 @@ pub enum Destination {
         /// The address, or all.
         address: Ipv4Addr,
     },
+    /// Back to the address and port that the request came from.
+    Back,
 }
 
 /// A packet to send.
@@ -142,23 +88,15 @@ pub struct Answer {
     pub exhausted: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Offer {
-    mac: MacAddr,
-    until: u64,
-}
-
 /// The server.
 #[derive(Debug)]
 pub struct Server {
-    config: Config,
-    /// By address, the reservation that has it.
-    reserved: BTreeMap<Ipv4Addr, usize>,
-    /// By interface, the reservation that names it.
-    by_mac: BTreeMap<MacAddr, usize>,
-    leases: Leases,
-    /// By address. Bounded by the pools: an address is offered to one client at a time.
-    offers: BTreeMap<Ipv4Addr, Offer>,
+    pub(crate) config: Config,
+    pub(crate) reserved: Index,
+    pub(crate) leases: Leases,
+    pub(crate) offers: Offers,
+    /// Where and when a search for a free address found none, so that others do not look there in the same second.
+    pub(crate) full: Option<(Option<Ipv4Addr>, u64)>,
 }
 
 impl Server {
@@ -166,28 +104,19 @@ impl Server {
     pub fn new(config: Config, records: impl IntoIterator<Item = Record>) -> Self {
         let mut leases = Leases::default();
         records.into_iter().for_each(|record| leases.apply(record));
-        let (config_none, reserved, by_mac) = (Config::default(), BTreeMap::new(), BTreeMap::new());
-        let mut server = Self { config: config_none, reserved, by_mac, leases, offers: BTreeMap::new() };
-        server.configure(config);
-        server
-    }
-
-    fn configure(&mut self, config: Config) {
-        let addresses = config.reservations.iter().enumerate();
-        self.reserved = addresses.filter_map(|(index, host)| host.address.map(|address| (address, index))).collect();
-        let macs = config.reservations.iter().enumerate();
-        self.by_mac = macs.flat_map(|(index, host)| host.macs.iter().map(move |mac| (*mac, index))).collect();
-        self.config = config;
+        let reserved = Index::new(&config.reservations);
+        Self { config, reserved, leases, offers: Offers::default(), full: None }
     }
 
     /// Goes over to another configuration. Leases stay; only one that rested on a reservation which is gone, on an
     /// address which is now another's, ends at once: the operator has said whose it is. What to write down.
     pub fn reconfigure(&mut self, config: Config, now: u64) -> Vec<Record> {
-        self.configure(config);
-        let displaced = |lease: &&Lease| {
-            let other = self.reserved_by(lease.address).is_some_and(|host| !host.macs.contains(&lease.mac));
-            lease.reserved && other
-        };
+        self.reserved = Index::new(&config.reservations);
+        self.config = config;
+        self.full = None;
+        let other = |host: &Reservation, lease: &Lease| host.is_by_mac() && !host.macs.contains(&lease.mac);
+        let displaced =
+            |lease: &&Lease| lease.reserved && self.reserved_by(lease.address).is_some_and(|host| other(host, lease));
         let forgotten = |lease: &Lease| Record::Forgotten(lease.address);
         let records = self.leases.current(now).filter(displaced).map(forgotten).collect::<Vec<_>>();
         records.iter().cloned().for_each(|record| self.leases.apply(record));
@@ -206,9 +135,15 @@ impl Server {
 
     /// Number of addresses that could be given out.
     pub fn capacity(&self) -> u32 {
-        let pools = || self.config.subnets.iter().flat_map(|subnet| &subnet.pools);
-        let outside = self.reserved.keys().filter(|address| !pools().any(|pool| pool.contains(**address))).count();
-        pools().map(Pool::size).fold(u32::try_from(outside).unwrap_or(u32::MAX), u32::saturating_add)
+        let pooling = |subnet: &&Subnet| match self.config.mode {
+            Mode::Authoritative => true,
+            Mode::Relayed => subnet.relayed,
+            Mode::Reservations | Mode::Proxy => false,
+        };
+        let pools = || self.config.subnets.iter().filter(pooling).flat_map(|subnet| &subnet.pools);
+        let outside = self.reserved.addresses().filter(|address| !pools().any(|pool| pool.contains(*address))).count();
+        let outside = if self.config.mode == Mode::Proxy { 0 } else { u32::try_from(outside).unwrap_or(u32::MAX) };
+        pools().map(Pool::size).fold(outside, u32::saturating_add)
     }
 
     /// The reservation of the client, if an object names it.
@@ -216,15 +151,17 @@ impl Server {
         self.reservation_index(request).and_then(|index| self.config.reservations.get(index))
     }
 
-    /// Its index in [`Config::reservations`]. By link-layer address before UUID: there are boards that all have the same.
+    /// Its index in [`Config::reservations`].
     pub fn reservation_index(&self, request: &Request) -> Option<usize> {
-        let by_uuid = || self.config.reservations.iter().position(|host| host.has_uuid(request));
-        self.by_mac.get(&request.mac).copied().or_else(by_uuid)
+        self.reserved.find(&self.config.reservations, request)
     }
 
     /// Answers a request that came from `source` at `now`, in seconds since 1970.
     pub fn handle(&mut self, request: &Request, source: Ipv4Addr, boot: Option<&BootOptions>, now: u64) -> Answer {
-        if self.subnets_of(request).next().is_none() {
+        if self.config.mode == Mode::Proxy {
+            return self.assist(request, boot);
+        }
+        if !self.serves(request) {
             return Answer::default();
         }
         match request.kind {
@@ -237,21 +174,32 @@ impl Server {
         }
     }
 
+    /// Whether the client is one that this server has to do with.
+    fn serves(&self, request: &Request) -> bool {
+        let behind_relay = |subnet: &Subnet| subnet.relayed && subnet.cidr.contains(&request.client);
+        let ours = match self.config.mode {
+            Mode::Authoritative => true,
+            Mode::Reservations => self.reserved_address(request).is_some(),
+            Mode::Relayed => request.is_relayed() || self.config.subnets.iter().any(behind_relay),
+            Mode::Proxy => false,
+        };
+        ours && self.subnets_of(request).next().is_some()
+    }
+
     fn discover(&mut self, request: &Request, boot: Option<&BootOptions>, now: u64) -> Answer {
         let Some(address) = self.choose(request, now) else {
             return Answer { exhausted: true, ..Answer::default() };
         };
-        self.offers.retain(|_, offer| offer.mac != request.mac && offer.until > now);
-        self.offers.insert(address, Offer { mac: request.mac, until: now + HOLD });
+        self.offers.hold(address, request.mac, now + HOLD);
         let reply = self.grant(request, MessageType::Offer, address, Ipv4Addr::UNSPECIFIED, boot);
         Answer { kind: Some(MessageType::Offer), reply, address: Some(address), ..Answer::default() }
     }
 
     fn request(&mut self, request: &Request, source: Ipv4Addr, boot: Option<&BootOptions>, now: u64) -> Answer {
         if let Some(chosen) = request.server() {
-            if !self.config.subnets.iter().any(|subnet| subnet.server == chosen) {
+            if !self.is_own(request, chosen) {
                 // It took another server's offer (RFC 2131 section 3.1, step 4).
-                self.offers.retain(|_, offer| offer.mac != request.mac);
+                self.offers.take_back(request.mac);
                 return Answer::default();
             }
             let wanted = request.requested().unwrap_or(request.client);
@@ -269,6 +217,11 @@ impl Server {
         self.conclude(request, request.client, theirs, source, boot, now)
     }
 
+    /// Whether a server identifier means this server.
+    pub(crate) fn is_own(&self, request: &Request, server: Ipv4Addr) -> bool {
+        request.server_override() == Some(server) || self.config.own_addresses().any(|own| own == server)
+    }
+
     fn conclude(
         &mut self,
         request: &Request,
@@ -282,7 +235,7 @@ impl Server {
             let reply = self.refuse(request, address);
             return Answer { kind: Some(MessageType::Nak), reply, address: Some(address), ..Answer::default() };
         }
-        self.offers.retain(|_, offer| offer.mac != request.mac);
+        self.offers.take_back(request.mac);
         let lease = Lease {
             address,
             mac: request.mac,
@@ -298,18 +251,20 @@ impl Server {
 
     fn decline(&mut self, request: &Request, now: u64) -> Answer {
         let address = request.requested().filter(|address| {
-            let offered = self.offers.get(address).is_some_and(|offer| offer.mac == request.mac);
+            let offered = self.offers.holder(*address, now) == Some(request.mac);
             offered || self.leases.at(*address).is_some_and(|lease| lease.mac == request.mac)
         });
         let Some(address) = address else { return Answer::default() };
-        self.offers.remove(&address);
-        self.record(Record::Declined { address, until: now + DECLINED })
+        self.offers.take_back(request.mac);
+        let record = self.record(Record::Declined { address, until: now + DECLINED });
+        Answer { address: Some(address), ..record }
     }
 
     fn release(&mut self, request: &Request, now: u64) -> Answer {
         match self.leases.at(request.client) {
             Some(lease) if lease.mac == request.mac && lease.expires > now => {
                 let record = Record::Leased(Lease { expires: now, ..lease.clone() });
+                self.full = None;
                 self.record(record)
             }
             _ => Answer::default(),
@@ -329,92 +284,8 @@ impl Server {
         Answer { kind: Some(MessageType::Ack), reply, address: Some(request.client), ..Answer::default() }
     }
 
-    /// The address for a client: its own by an object, its last one, the one it asks for, any.
-    fn choose(&self, request: &Request, now: u64) -> Option<Ipv4Addr> {
-        let own = self.reserved_address(request);
-        let last = self.leases.of(request.mac).map(|lease| lease.address);
-        let known = [own, last, request.requested()].into_iter().flatten();
-        let known = known.into_iter().find(|address| self.grantable(request, *address, now));
-        known.or_else(|| self.unused(request, now))
-    }
-
-    /// An address of the pools that nobody ever had, the search beginning where the client's hash says, so that it
-    /// mostly gets the same one even from a server without memory; else the one whose lease is over longest.
-    fn unused(&self, request: &Request, now: u64) -> Option<Ipv4Addr> {
-        let pools = || self.subnets_of(request).flat_map(|subnet| &subnet.pools);
-        let size = pools().map(Pool::size).fold(0, u32::saturating_add);
-        let mut hasher = DefaultHasher::new();
-        request.mac.hash(&mut hasher);
-        let start = u32::try_from(hasher.finish() % u64::from(size.max(1))).unwrap_or(0);
-        let candidates = (start..size).chain(0..start).filter_map(|index| nth(pools(), index));
-        let free = candidates.filter(|address| self.grantable(request, *address, now));
-        let mut oldest: Option<(u64, Ipv4Addr)> = None;
-        for address in free {
-            let Some(lease) = self.leases.at(address) else { return Some(address) };
-            if oldest.is_none_or(|(expires, _)| lease.expires < expires) {
-                oldest = Some((lease.expires, address));
-            }
-        }
-        oldest.map(|(_, address)| address)
-    }
-
-    /// Whether the client can be given the address.
-    fn grantable(&self, request: &Request, address: Ipv4Addr, now: u64) -> bool {
-        let own = self.reserved_address(request) == Some(address);
-        let subnet = self.subnets_of(request).find(|subnet| is_host(subnet, address));
-        let pooled = subnet.is_some_and(|subnet| subnet.pools.iter().any(|pool| pool.contains(address)));
-        let of_other = !own && self.reserved.contains_key(&address);
-        (pooled || (own && subnet.is_some())) && !of_other && self.is_free(request.mac, address, now)
-    }
-
-    /// Whether the client has the address and may go on with it.
-    fn keeps(&self, request: &Request, address: Ipv4Addr, now: u64) -> bool {
-        let has = self.leases.at(address).is_some_and(|lease| lease.mac == request.mac && lease.expires > now);
-        let of_other = self.reserved_address(request) != Some(address) && self.reserved.contains_key(&address);
-        has && !of_other && self.subnets_of(request).any(|subnet| is_host(subnet, address))
-    }
-
-    fn is_free(&self, mac: MacAddr, address: Ipv4Addr, now: u64) -> bool {
-        let leased = self.leases.at(address).is_some_and(|lease| lease.mac != mac && lease.expires > now);
-        let offered = self.offers.get(&address).is_some_and(|offer| offer.mac != mac && offer.until > now);
-        !leased && !offered && !self.leases.is_declined(address, now)
-    }
-
-    fn reserved_by(&self, address: Ipv4Addr) -> Option<&Reservation> {
-        self.reserved.get(&address).and_then(|index| self.config.reservations.get(*index))
-    }
-
-    fn reserved_address(&self, request: &Request) -> Option<Ipv4Addr> {
-        self.reservation(request).and_then(|host| host.address)
-    }
-
-    /// The subnets that a client can be in: that of its relay, or all of the segment.
-    pub(crate) fn subnets_of(&self, request: &Request) -> impl Iterator<Item = &Subnet> {
-        let link = request.link();
-        self.config.subnets.iter().filter(move |subnet| link.is_none_or(|link| subnet.cidr.contains(&link)))
-    }
-
     pub(crate) fn lease_time(&self, request: &Request) -> u32 {
         let wanted = request.lease_time().unwrap_or(self.config.lease_time);
         wanted.max(SHORTEST_LEASE).min(self.config.lease_time)
     }
-}
-
-/// Whether a machine can have the address in the subnet. The pool of a subnet without broadcast (`/31`, RFC 3021) is
-/// all of it.
-fn is_host(subnet: &Subnet, address: Ipv4Addr) -> bool {
-    let whole = subnet.cidr.prefix_len() >= 31;
-    let end = [subnet.cidr.network(), subnet.cidr.broadcast()].contains(&address);
-    subnet.cidr.contains(&address) && address != subnet.server && (whole || !end)
-}
-
-/// The address at an index of several pools in a row.
-fn nth<'a>(pools: impl Iterator<Item = &'a Pool>, mut index: u32) -> Option<Ipv4Addr> {
-    for pool in pools {
-        if index < pool.size() {
-            return Some(Ipv4Addr::from(u32::from(pool.first) + index));
-        }
-        index -= pool.size();
-    }
-    None
 }

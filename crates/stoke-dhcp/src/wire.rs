@@ -37,10 +37,22 @@ pub mod option {
     pub const RELAY_AGENT: u8 = 82;
     /// RFC 4578.
     pub const CLIENT_ARCHITECTURE: u8 = 93;
+    /// RFC 3011.
+    pub const SUBNET_SELECTION: u8 = 118;
     /// RFC 4578.
     pub const MACHINE_ID: u8 = 97;
     /// iPXE's own, an encapsulation (registered by Etherboot).
     pub const ETHERBOOT: u8 = 175;
+}
+
+/// Sub-options of the relay's option.
+mod relay {
+    /// RFC 3046.
+    pub(super) const CIRCUIT_ID: u8 = 1;
+    /// RFC 3527.
+    pub(super) const LINK_SELECTION: u8 = 5;
+    /// RFC 5107.
+    pub(super) const SERVER_OVERRIDE: u8 = 11;
 }
 
 const PAD: u8 = 0;
@@ -143,8 +155,12 @@ impl Options {
     }
 
     fn address(&self, code: u8) -> Option<Ipv4Addr> {
-        self.get(code).and_then(|data| <[u8; 4]>::try_from(data).ok()).map(Ipv4Addr::from)
+        self.get(code).and_then(address_of)
     }
+}
+
+fn address_of(data: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(data).ok().map(Ipv4Addr::from)
 }
 
 /// A client's message.
@@ -218,14 +234,39 @@ impl Request {
         self.options.address(option::SERVER_ID)
     }
 
-    /// The subnet that the client is in, as far as relays say: link selection (RFC 3527) before the relay's address.
+    /// The subnet that the client is in, as far as relays and agents say: link selection (RFC 3527) before subnet
+    /// selection (RFC 3011) before the relay's address (RFC 3527 section 2).
     pub fn link(&self) -> Option<Ipv4Addr> {
-        const LINK_SELECTION: u8 = 5;
-        let selected = self.options.get(option::RELAY_AGENT).and_then(|data| {
-            let inner = Options::parse(data);
-            inner.address(LINK_SELECTION)
-        });
-        selected.or_else(|| (!self.relay.is_unspecified()).then_some(self.relay))
+        let selected = self.relayed(relay::LINK_SELECTION).and_then(|data| address_of(&data));
+        let selected = selected.or_else(|| self.options.address(option::SUBNET_SELECTION));
+        selected.or_else(|| self.is_relayed().then_some(self.relay))
+    }
+
+    /// Whether it came through a relay.
+    pub fn is_relayed(&self) -> bool {
+        !self.relay.is_unspecified()
+    }
+
+    /// The port of the switch or relay that the client is behind (RFC 3046 section 3.1).
+    pub fn circuit_id(&self) -> Option<Vec<u8>> {
+        self.relayed(relay::CIRCUIT_ID)
+    }
+
+    /// The address that the relay wants to be taken for the server, so that renewals go through it, too (RFC 5107).
+    pub fn server_override(&self) -> Option<Ipv4Addr> {
+        self.relayed(relay::SERVER_OVERRIDE).and_then(|data| address_of(&data))
+    }
+
+    /// A sub-option of the relay's option. Its numbers have no padding and no end (RFC 3046 section 2.0), but 0 and 255
+    /// are none of those that are read here.
+    fn relayed(&self, code: u8) -> Option<Vec<u8>> {
+        let inner = Options::parse(self.options.get(option::RELAY_AGENT)?);
+        inner.get(code).map(<[u8]>::to_vec)
+    }
+
+    /// What the client calls itself (option 61).
+    pub fn client_id(&self) -> Option<&[u8]> {
+        self.options.get(option::CLIENT_ID)
     }
 
     /// Whether the client asks for the option.

@@ -11,8 +11,8 @@ mod conversations {
     use stoke_api::MacAddr;
     use stoke_dhcp::wire::Options;
     use stoke_dhcp::{
-        Answer, BootOptions, Config, Destination, Leases, MessageType, Record, Request, Reservation, Server, Subnet,
-        WireError, journal,
+        Answer, BootOptions, Config, Destination, Leases, MessageType, Mode, Record, Request, Reservation, Server,
+        Subnet, WireError, journal,
     };
 
     const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -29,12 +29,20 @@ mod conversations {
 
     fn subnet() -> Subnet {
         let pools = vec!["10.0.0.100-10.0.0.103".parse().unwrap()];
-        Subnet { cidr: "10.0.0.0/24".parse().unwrap(), server: SERVER, default_route: true, pools }
+        Subnet { cidr: "10.0.0.0/24".parse().unwrap(), gateway: SERVER, default_route: true, relayed: false, pools }
     }
 
     fn config() -> Config {
-        let host = Reservation { macs: vec![HOST], uuid: Some(UUID), address: Some(OWN), hostname: "node-1".into() };
+        let macs = vec![HOST];
+        let host = Reservation {
+            macs,
+            uuid: Some(UUID),
+            address: Some(OWN),
+            hostname: "node-1".into(),
+            ..Reservation::default()
+        };
         Config {
+            mode: Mode::Authoritative,
             subnets: vec![subnet()],
             reservations: vec![host],
             domain: "lab.internal".into(),
@@ -148,7 +156,8 @@ mod conversations {
         let mut config = config();
         let far = Subnet {
             cidr: "10.9.0.0/24".parse().unwrap(),
-            server: Ipv4Addr::new(10, 9, 0, 1),
+            gateway: Ipv4Addr::new(10, 9, 0, 1),
+            relayed: false,
             default_route: false,
             pools: vec!["10.9.0.5-10.9.0.5".parse().unwrap()],
         };

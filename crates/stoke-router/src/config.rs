@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, bail};
+use stoke_api::objects::DhcpMode;
 use stoke_api::workload::{RouterConfig, RouterHost};
-use stoke_dhcp::{Config, Reservation, Subnet};
+use stoke_dhcp::{ClientId, Config, Mode, Reservation, Subnet};
 
 /// Length of a lease in seconds. Short enough that a machine which came and went frees its address within the hour, long
 /// enough that a router which is away for half of that is not missed.
@@ -18,30 +19,67 @@ pub(crate) fn dhcp(config: &RouterConfig) -> anyhow::Result<Config> {
     if config.subnets.is_empty() {
         bail!("{} has no subnet to serve", config.lan);
     }
+    if config.subnets.iter().all(|subnet| subnet.relayed) {
+        bail!("every subnet of {} is behind a relay; the router needs an address on one of its own", config.lan);
+    }
     let subnet = |subnet: &stoke_api::workload::RouterSubnet| Subnet {
         cidr: subnet.cidr,
-        server: subnet.gateway,
-        default_route: subnet.default_route,
+        gateway: subnet.gateway,
+        // Behind a relay the gateway is another router, which leads to this one at least.
+        default_route: subnet.default_route || subnet.relayed,
+        relayed: subnet.relayed,
         pools: subnet.pools.clone(),
     };
+    // Hosts come first: their places are those in the list of hosts.
+    let hosts = config.hosts.iter().map(of_host);
+    let others = config.reservations.iter().map(of_other);
     Ok(Config {
+        mode: mode(config.dhcp),
         subnets: config.subnets.iter().map(subnet).collect(),
-        reservations: config.hosts.iter().map(reservation).collect::<anyhow::Result<_>>()?,
+        reservations: hosts.chain(others).collect::<anyhow::Result<_>>()?,
         domain: config.domain.clone(),
         mtu: config.mtu,
         lease_time: LEASE_TIME,
     })
 }
 
-fn reservation(host: &RouterHost) -> anyhow::Result<Reservation> {
-    let uuid = host.uuid.as_deref().map(uuid::Uuid::parse_str).transpose();
-    let uuid = uuid.with_context(|| format!("the UUID of {} is none", host.owner))?;
+/// `Off` opens no socket, so it does not matter what the server would do.
+fn mode(mode: DhcpMode) -> Mode {
+    match mode {
+        DhcpMode::Authoritative | DhcpMode::Off => Mode::Authoritative,
+        DhcpMode::Reservations => Mode::Reservations,
+        DhcpMode::Relayed => Mode::Relayed,
+        DhcpMode::Proxy => Mode::Proxy,
+    }
+}
+
+fn of_host(host: &RouterHost) -> anyhow::Result<Reservation> {
     Ok(Reservation {
         macs: host.macs.clone(),
-        uuid: uuid.map(uuid::Uuid::into_bytes),
+        uuid: uuid(host.uuid.as_deref()).with_context(|| format!("the UUID of {} is none", host.owner))?,
+        client_id: host.client_id.as_deref().map(ClientId::parse),
+        circuit_id: None,
+        all: false,
         address: host.address,
         hostname: host.hostname.clone(),
     })
+}
+
+fn of_other(other: &stoke_api::objects::Reservation) -> anyhow::Result<Reservation> {
+    let circuit = |text: &str| stoke_dhcp::config::bytes(text).unwrap_or_else(|| text.as_bytes().to_vec());
+    Ok(Reservation {
+        macs: other.mac.into_iter().collect(),
+        uuid: uuid(other.uuid.as_deref()).with_context(|| format!("the UUID of reservation {} is none", other.name))?,
+        client_id: other.client_id.as_deref().map(ClientId::parse),
+        circuit_id: other.circuit_id.as_deref().map(circuit),
+        all: true,
+        address: Some(other.address),
+        hostname: other.name.clone(),
+    })
+}
+
+fn uuid(text: Option<&str>) -> Result<Option<[u8; 16]>, uuid::Error> {
+    Ok(text.map(uuid::Uuid::parse_str).transpose()?.map(uuid::Uuid::into_bytes))
 }
 
 /// What cannot change while the role runs: the sockets and the journal hang on it.
@@ -61,5 +99,5 @@ pub(crate) fn check_same(old: &RouterConfig, new: &RouterConfig) -> anyhow::Resu
 
 /// The router's own addresses.
 pub(crate) fn gateways(config: &RouterConfig) -> Vec<Ipv4Addr> {
-    config.subnets.iter().map(|subnet| subnet.gateway).collect()
+    config.subnets.iter().filter(|subnet| !subnet.relayed).map(|subnet| subnet.gateway).collect()
 }

@@ -14,11 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::frame;
 use crate::journal::{Commit, Surroundings, Writer};
 use crate::metrics::count;
+use crate::proxy::Port;
 use crate::run::Shared;
 use crate::state::now_ms;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
+/// Of boot servers (PXE specification 2.1, section 2.2).
+const BOOT_PORT: u16 = 4011;
 /// Room in the socket's queue: a storm of a thousand requests is about a megabyte in the kernel's reckoning.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -53,6 +56,8 @@ impl Outlet {
         match reply.to {
             Destination::Relay(relay) => udp(relay, SERVER_PORT),
             Destination::Routed(client) => udp(client, CLIENT_PORT),
+            // Only what came to the boot server's port is answered so, by that port's own socket.
+            Destination::Back => Err(io::ErrorKind::InvalidInput.into()),
             Destination::Link { mac, address } => {
                 let from = SocketAddrV4::new(reply.from, SERVER_PORT);
                 let to = SocketAddrV4::new(address, CLIENT_PORT);
@@ -67,14 +72,18 @@ impl Outlet {
 ///
 /// # Errors
 /// Naming port, interface and what to do.
-pub(crate) fn bind(interface: &LinkName) -> anyhow::Result<UdpSocket> {
+pub(crate) fn bind(interface: &LinkName, port: Port) -> anyhow::Result<UdpSocket> {
+    let (number, name) = match port {
+        Port::Dhcp => (SERVER_PORT, "DHCP"),
+        Port::Boot => (BOOT_PORT, "ProxyDHCP"),
+    };
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket
         .bind_device(Some(interface.as_str().as_bytes()))
         .with_context(|| format!("cannot use interface {interface}; is it there? `ip link show {interface}`"))?;
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER_PORT));
-    let place = format!("DHCP on UDP port {SERVER_PORT} of {interface}");
-    socket.bind(&address.into()).map_err(|error| not_served(&place, 'u', SERVER_PORT, error))?;
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number));
+    let place = format!("{name} on UDP port {number} of {interface}");
+    socket.bind(&address.into()).map_err(|error| not_served(&place, 'u', number, error))?;
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
         tracing::debug!("the receive buffer stays small: {error}");
     }
@@ -95,7 +104,13 @@ pub(crate) fn not_served(place: &str, protocol: char, port: u16, error: io::Erro
 }
 
 /// Answers requests until told to stop.
-pub(crate) async fn serve(socket: tokio::net::UdpSocket, shared: Arc<Shared>, writer: Writer, stop: CancellationToken) {
+pub(crate) async fn serve(
+    socket: tokio::net::UdpSocket,
+    port: Port,
+    shared: Arc<Shared>,
+    writer: Writer,
+    stop: CancellationToken,
+) {
     let mut buffer = vec![0; 2048];
     loop {
         let received = tokio::select! {
@@ -104,7 +119,12 @@ pub(crate) async fn serve(socket: tokio::net::UdpSocket, shared: Arc<Shared>, wr
         };
         match received {
             Ok((length, SocketAddr::V4(source))) => {
-                handle(buffer.get(..length).unwrap_or_default(), *source.ip(), &shared, &writer);
+                let back = handle(buffer.get(..length).unwrap_or_default(), *source.ip(), port, &shared, &writer);
+                if let Some(reply) = back
+                    && let Err(error) = socket.send_to(&reply.bytes, source).await
+                {
+                    tracing::warn!(%source, "cannot send a ProxyDHCP reply: {error}");
+                }
             }
             Ok(_) => {}
             // An ICMP error about an earlier reply; the socket goes on.
@@ -113,17 +133,19 @@ pub(crate) async fn serve(socket: tokio::net::UdpSocket, shared: Arc<Shared>, wr
     }
 }
 
-fn handle(packet: &[u8], source: Ipv4Addr, shared: &Shared, writer: &Writer) {
+/// Answers a packet; what goes back to where it came from is for the caller.
+fn handle(packet: &[u8], source: Ipv4Addr, port: Port, shared: &Shared, writer: &Writer) -> Option<Reply> {
     let metrics = &shared.metrics;
     let request = match Request::parse(packet) {
         Ok(request) => request,
         Err(error) => {
             tracing::debug!(%source, "{error}");
-            return count(&metrics.dropped, "reason", "malformed");
+            count(&metrics.dropped, "reason", "malformed");
+            return None;
         }
     };
     count(&metrics.requests, "type", format!("{:?}", request.kind));
-    let answer = shared.state().answer(&request, source, now_ms());
+    let answer = shared.state().answer(&request, source, port, now_ms());
     tracing::debug!(mac = %request.mac, request = ?request.kind, reply = ?answer.kind, address = ?answer.address, "DHCP");
     if answer.exhausted {
         tracing::warn!(mac = %request.mac, "no address is left for it; make the pools larger");
@@ -138,6 +160,7 @@ fn handle(packet: &[u8], source: Ipv4Addr, shared: &Shared, writer: &Writer) {
                 count(&metrics.dropped, "reason", "disk");
             }
         }
+        (None, Some(reply)) if reply.to == Destination::Back => return Some(reply),
         (None, Some(reply)) => {
             if let Some(outlet) = shared.outlet.get() {
                 outlet.send(&reply);
@@ -145,6 +168,7 @@ fn handle(packet: &[u8], source: Ipv4Addr, shared: &Shared, writer: &Writer) {
         }
         (None, None) => {}
     }
+    None
 }
 
 /// What the journal's thread uses: replies go out where requests came in.

@@ -6,6 +6,7 @@
 //! - `state`: what the services share: leases, strangers, boot requests.
 //! - `dhcp`, `dns`, `advert`: one file for each service's sockets. The protocols themselves are `stoke-dhcp`,
 //!   `stoke-dns`, and eight fields of an advertisement.
+//! - `proxy`: what a boot looks like beside another DHCP server.
 //! - `journal`: leases on disk; no acknowledgement leaves before its record is there.
 //! - `frame`: IPv4 and UDP headers for clients that have no address yet.
 //! - `metrics`: what is counted.
@@ -21,6 +22,7 @@ mod frame;
 mod journal;
 mod metrics;
 mod plan;
+mod proxy;
 mod run;
 mod state;
 

@@ -1,7 +1,7 @@
 //! What follows from configuration and leases, without touching anything.
 
 use stoke_api::node::DHCP_OPTION_FARM;
-use stoke_api::workload::RouterConfig;
+use stoke_api::workload::{RouterConfig, RouterSubnet};
 use stoke_boot::policy::{Answer, Client};
 use stoke_dhcp::wire::option;
 use stoke_dhcp::{BootOptions, Leases, Request};
@@ -61,13 +61,19 @@ pub(crate) fn boot_options(answer: Answer) -> BootOptions {
 /// # Errors
 /// If the domain is no name.
 pub(crate) fn zone(config: &RouterConfig, leases: &Leases, now: u64) -> anyhow::Result<Zone> {
-    let subnets = config.subnets.iter().map(|subnet| (subnet.cidr, subnet.gateway)).collect::<Vec<_>>();
+    // The router of a subnet behind a relay is another one.
+    let own = config.subnets.iter().find(|subnet| !subnet.relayed).map(|subnet| subnet.gateway);
+    let router = |subnet: &RouterSubnet| own.filter(|_| subnet.relayed).unwrap_or(subnet.gateway);
+    let subnets = config.subnets.iter().map(|subnet| (subnet.cidr, router(subnet))).collect::<Vec<_>>();
     let mut zone = Zone::new(&config.domain, &subnets)?;
     for host in &config.hosts {
         let current = host.macs.iter().filter_map(|mac| leases.of(*mac)).filter(|lease| lease.expires > now);
         for address in current.map(|lease| lease.address).chain(host.address) {
             zone.insert(&host.hostname, address);
         }
+    }
+    for other in &config.reservations {
+        zone.insert(&other.name, other.address);
     }
     let named = |mac| config.hosts.iter().any(|host| host.macs.contains(&mac));
     for lease in leases.current(now).filter(|lease| !named(lease.mac)) {

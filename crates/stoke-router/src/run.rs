@@ -23,6 +23,7 @@ use crate::advert::Advertiser;
 use crate::dhcp::{self, Committed, Outlet};
 use crate::journal::{Commit, Journal, Writer};
 use crate::metrics::Metrics;
+use crate::proxy::Port;
 use crate::state::{State, now_ms};
 use crate::{config, dns};
 
@@ -64,6 +65,7 @@ pub struct Router {
 #[derive(Debug, Default)]
 struct Running {
     dhcp: Option<CancellationToken>,
+    boot: Option<CancellationToken>,
     names: BTreeMap<Ipv4Addr, CancellationToken>,
 }
 
@@ -89,9 +91,9 @@ impl Router {
 
     /// Starts services that the configuration wants and do not run, and ends those that it does not want.
     async fn serve(&self) -> anyhow::Result<()> {
-        let (dhcp, interface, addresses) = {
+        let (mode, interface, addresses) = {
             let state = self.shared.state();
-            (state.config.dhcp != DhcpMode::Off, state.config.interface.clone(), config::gateways(&state.config))
+            (state.config.dhcp, state.config.interface.clone(), config::gateways(&state.config))
         };
         let mut running = self.running.lock().await;
         running.names.retain(|address, stop| {
@@ -109,26 +111,30 @@ impl Router {
                 entry.insert(stop);
             }
         }
-        match (dhcp, &running.dhcp) {
-            (true, None) => running.dhcp = Some(self.serve_dhcp(&interface)?),
-            (false, Some(stop)) => {
-                stop.cancel();
-                running.dhcp = None;
-            }
-            _ => {}
+        if let Some(stop) = running.dhcp.take_if(|_| mode == DhcpMode::Off) {
+            stop.cancel();
+        }
+        if let Some(stop) = running.boot.take_if(|_| mode != DhcpMode::Proxy) {
+            stop.cancel();
+        }
+        if running.dhcp.is_none() && mode != DhcpMode::Off {
+            running.dhcp = Some(self.serve_dhcp(&interface, Port::Dhcp)?);
+        }
+        if running.boot.is_none() && mode == DhcpMode::Proxy {
+            running.boot = Some(self.serve_dhcp(&interface, Port::Boot)?);
         }
         Ok(())
     }
 
-    fn serve_dhcp(&self, interface: &stoke_api::LinkName) -> anyhow::Result<CancellationToken> {
-        let socket = dhcp::bind(interface)?;
+    fn serve_dhcp(&self, interface: &stoke_api::LinkName, port: Port) -> anyhow::Result<CancellationToken> {
+        let socket = dhcp::bind(interface, port)?;
         let receiver = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
         // If DHCP was off for a while, replies go on by the first outlet: the interface is the same.
-        if self.shared.outlet.get().is_none() {
+        if port == Port::Dhcp && self.shared.outlet.get().is_none() {
             let _ = self.shared.outlet.set(Outlet::open(interface, socket)?);
         }
         let stop = self.shutdown.child_token();
-        tokio::spawn(dhcp::serve(receiver, self.shared.clone(), self.writer.clone(), stop.clone()));
+        tokio::spawn(dhcp::serve(receiver, port, self.shared.clone(), self.writer.clone(), stop.clone()));
         Ok(stop)
     }
 }

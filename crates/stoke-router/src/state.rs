@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use stoke_api::MacAddr;
+use stoke_api::objects::DhcpMode;
 use stoke_api::report::{LeaseReport, RouterReport, Stranger};
 use stoke_api::workload::{RouterConfig, RouterHost};
 use stoke_boot::policy::{Asker, answer, farm_of, recognise};
 use stoke_dhcp::{Answer, MessageType, Record, Request, Server};
 use stoke_dns::Zone;
 
-use crate::{config, plan};
+use crate::proxy::Port;
+use crate::{config, plan, proxy};
 
 /// Machines without object that are remembered.
 const STRANGERS: usize = 256;
@@ -64,7 +66,7 @@ impl State {
     }
 
     /// Answers a DHCP request.
-    pub(crate) fn answer(&mut self, request: &Request, source: Ipv4Addr, now_ms: u64) -> Answer {
+    pub(crate) fn answer(&mut self, request: &Request, source: Ipv4Addr, port: Port, now_ms: u64) -> Answer {
         let asker = recognise(&plan::boot_client(request));
         if request.kind == MessageType::Discover
             && let Some(asker) = asker.filter(Asker::is_firmware)
@@ -75,7 +77,14 @@ impl State {
         let farm = farm_of(named, &self.config.farms);
         let boot = asker.zip(farm).and_then(|(asker, farm)| answer(&asker, request.mac, farm));
         let boot = boot.map(plan::boot_options);
-        let answer = self.server.handle(request, source, boot.as_ref(), now_ms / 1000);
+        let boot = match asker.filter(|_| self.config.dhcp == DhcpMode::Proxy) {
+            Some(asker) => boot.map(|boot| proxy::options(boot, asker, port)),
+            None => boot,
+        };
+        let answer = match port {
+            Port::Dhcp => self.server.handle(request, source, boot.as_ref(), now_ms / 1000),
+            Port::Boot => self.server.handle_boot_request(request, boot.as_ref()),
+        };
         if answer.record.is_some() {
             self.zone_until = 0;
         }
@@ -157,7 +166,7 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stoke_api::objects::{DhcpMode, LoaderSpec, UnknownClients};
+    use stoke_api::objects::{LoaderSpec, UnknownClients};
     use stoke_api::workload::{Architecture, FarmBoot, RouterSubnet};
     use stoke_api::{Kind, ObjectRef};
     use stoke_dhcp::wire::{Options, option};
@@ -217,7 +226,7 @@ mod tests {
 
     fn ask(state: &mut State, packet: &[u8], now_ms: u64) -> Options {
         let request = Request::parse(packet).unwrap();
-        let answer = state.answer(&request, Ipv4Addr::UNSPECIFIED, now_ms);
+        let answer = state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, now_ms);
         Options::parse(&answer.reply.expect("a reply").bytes[240..])
     }
 
@@ -272,7 +281,7 @@ mod tests {
             packet[32..34].copy_from_slice(&number.to_be_bytes());
             packet[31] = 0xee;
             let request = Request::parse(&packet).unwrap();
-            state.answer(&request, Ipv4Addr::UNSPECIFIED, u64::from(number) * 1000);
+            state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, u64::from(number) * 1000);
         }
         let strangers = state.report(0).strangers;
         assert_eq!(strangers.len(), STRANGERS);
@@ -290,7 +299,7 @@ mod tests {
         let end = packet.iter().rposition(|byte| *byte == 255).unwrap();
         packet.splice(end..=end, [12, 4, b'r', b'a', b'c', b'k', 255]);
         let request = Request::parse(&packet).unwrap();
-        assert!(state.answer(&request, Ipv4Addr::UNSPECIFIED, HOUR).record.is_some());
+        assert!(state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, HOUR).record.is_some());
         let now = HOUR / 1000;
         assert!(state.zone(now).contains("rack") && state.zone(now + 3599).contains("rack"));
         assert!(!state.zone(now + 3600).contains("rack"));
