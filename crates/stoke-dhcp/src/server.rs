@@ -114,7 +114,8 @@ impl Server {
         self.reserved = Index::new(&config.reservations);
         self.config = config;
         self.full = None;
-        let other = |host: &Reservation, lease: &Lease| host.is_by_mac() && !host.macs.contains(&lease.mac);
+        // Who is known without its interfaces may come by any.
+        let other = |host: &Reservation, lease: &Lease| !host.macs.is_empty() && !host.macs.contains(&lease.mac);
         let displaced =
             |lease: &&Lease| lease.reserved && self.reserved_by(lease.address).is_some_and(|host| other(host, lease));
         let forgotten = |lease: &Lease| Record::Forgotten(lease.address);
