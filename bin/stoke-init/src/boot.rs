@@ -207,6 +207,7 @@ impl Machine<'_> {
             config: &plan.config,
         };
         configure::apply(layers::NEW_ROOT.as_ref(), &settings).context("could not configure the node")
+            orders_seen: None,
     }
 
     /// Starts the resident, records the boot and becomes the system's init.

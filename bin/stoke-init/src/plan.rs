@@ -5,14 +5,12 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use anyhow::{Context as _, Result, bail};
 use stoke_api::MacAddr;
 use stoke_api::names::Digest;
-use stoke_api::node::{Baked, Manifest, Mode};
-use stoke_api::objects::NodeConfig;
+use stoke_api::node::{Baked, Manifest, Mode, fits_in_memory};
+use stoke_api::objects::{NfsRoot, NodeConfig};
 
 use crate::cmdline::Cmdline;
 use crate::dhcp::Lease;
 
-/// Kept free beside an image in memory, so that the node is of use.
-const RESERVE: u64 = 512 << 20;
 const NBD_PORT: &str = "10809";
 
 /// Who says what this boot shall be.
@@ -117,7 +115,7 @@ impl Plan {
             Mode::Ram => true,
             Mode::Nbd | Mode::Nfs => false,
             Mode::Auto if self.nbd.is_empty() => true,
-            Mode::Auto => !self.http.is_empty() && size + size / 5 + RESERVE < memory,
+            Mode::Auto => !self.http.is_empty() && fits_in_memory(size, memory),
         }
     }
 }

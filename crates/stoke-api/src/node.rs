@@ -108,6 +108,10 @@ pub struct Hello {
     pub product: String,
     /// Milliseconds since the kernel started.
     pub uptime_ms: u64,
+    /// The orders that this boot has heard of, if it had a session before: a node that goes over to another replica, or
+    /// whose session was lost, is not given its image again, and no order is lost. Absent while it boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders_seen: Option<u64>,
 }
 
 /// What the farm wants of a node for this boot.
@@ -150,6 +154,17 @@ pub struct Manifest {
     /// Whether a node with the root in memory gives it to others: [`Report::serves`].
     #[serde(default)]
     pub serve_peers: bool,
+    /// Number of the last order before this session.
+    #[serde(default)]
+    pub orders: u64,
+}
+
+/// Kept free beside an image in memory, so that the node is of use.
+const RESERVE: u64 = 512 << 20;
+
+/// Whether [`Mode::Auto`] means memory for a root and a node of these sizes in bytes.
+pub fn fits_in_memory(root: u64, memory: u64) -> bool {
+    root.saturating_add(root / 5).saturating_add(RESERVE) < memory
 }
 
 /// Where the root is while the node runs: decided by the farm, but for `Auto`, which the node decides by its memory.

@@ -133,11 +133,16 @@ impl Serving {
     /// URL of the HTTP server, without a final slash.
     pub fn base_url(&self) -> String {
         match self.config.http_port {
-            80 => format!("http://{}", self.config.address),
-            port => format!("http://{}:{port}", self.config.address),
+            80 => format!("http://{replica}"),
+            port => format!("http://{replica}:{port}"),
         }
     }
 }
+        self.base_url_of(self.config.address)
+    }
+
+    /// The same of another replica.
+    pub fn base_url_of(&self, replica: std::net::Ipv4Addr) -> String {
 
 fn blobs(image: &FarmImage) -> Vec<(Digest, u64)> {
     let parts = [Some(image.kernel), Some(image.initramfs), Some(image.farm_initramfs), image.uki];

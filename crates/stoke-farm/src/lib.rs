@@ -3,7 +3,11 @@
 //! - [`config`]: the configuration as it is looked up: nodes by address, blobs by digest.
 //! - [`sessions`]: what is known of each node, pure: greeting, reports, orders, silence.
 //! - [`plan`]: which sockets to open and close when the configuration changes, pure.
-//! - `run`: the role: sockets, reloads, the report. `connections` accepts, `http` and `node_api` answer.
+//! - `run`: the role: sockets, reloads, the report.
+//! - HTTP: `connections` accepts, `conversation` reads requests ([`request`]) and sends blobs (`blob`, `wire`); `http` and
+//!   `node_api` are the routes for everything else.
+//! - [`peers`]: which node copies its root from which other one, pure.
+//! - `boot_files`: what loaders are told, in their own languages.
 //! - `trace`: what is remembered of each boot, for `stoke farm trace`.
 //! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
 //!
@@ -21,5 +25,6 @@ pub mod plan;
 mod run;
 pub mod sessions;
 mod trace;
+pub mod peers;
 
 pub use run::run;

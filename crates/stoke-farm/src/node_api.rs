@@ -3,6 +3,7 @@
 //! A session is on disk before its node hears of it, and so is whatever was reported before it is acknowledged: a farm that is
 //! killed and started again knows its nodes.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use stoke_api::node::{Hello, Manifest, Mode, Orders, PROTOCOL, Report};
+use stoke_api::MacAddr;
+use stoke_api::node::{Hello, Manifest, Mode, Orders, PROTOCOL, Phase, Report, fits_in_memory};
 use stoke_api::objects::RootMode;
-use stoke_api::workload::FarmImage;
+use stoke_api::workload::{BlobRef, FarmImage, turned};
 
 use crate::config::{Identity, Serving};
+use crate::peers::{Assignment, Candidate};
 use crate::run::{Farm, now_ms};
-use crate::sessions::{Greeting, SessionOver};
+use crate::sessions::{Greeting, Node, NodeKey, SessionOver};
 use crate::trace::Noted;
 
 /// How long a request for orders is held open.
@@ -49,6 +52,8 @@ enum Refusal {
         "your initramfs belongs to root {0}, which no image of this farm has any more; boot again over the network"
     )]
     Root(String),
+    #[error("many nodes copy this image now")]
+    Wait(u64),
     #[error("the farm cannot write your session down: {0:#}")]
     Journal(anyhow::Error),
 }
@@ -59,15 +64,16 @@ impl Refusal {
             Self::Protocol(_) => StatusCode::UPGRADE_REQUIRED,
             Self::Unknown(_) => StatusCode::FORBIDDEN,
             Self::Root(_) => StatusCode::CONFLICT,
-            Self::NoImage | Self::Journal(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoImage | Self::Wait(_) | Self::Journal(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     fn answer(&self) -> Response {
         let text = format!("{self}\n");
+        let seconds = if let Self::Wait(seconds) = self { *seconds } else { 5 };
         match self.status() {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], text).into_response()
+            status @ StatusCode::SERVICE_UNAVAILABLE => {
+                (status, [(header::RETRY_AFTER, seconds.to_string())], text).into_response()
             }
             status => (status, text).into_response(),
         }
@@ -111,6 +117,7 @@ async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
         return Err(Refusal::NoImage);
     }
     let image = serving.image_of_root(&hello.root).ok_or_else(|| Refusal::Root(hello.root.short()))?;
+    let givers = givers(farm, &serving, &identity, image, hello)?;
     let greeting = Greeting {
         owner: identity.owner(),
         hello,
@@ -123,35 +130,79 @@ async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
         RecordError::Over(over) => Refusal::Journal(over.into()),
         RecordError::Journal(error) => Refusal::Journal(error),
     })?;
-    Ok(manifest(&serving, &identity, image, node.session))
+    let mut manifest = manifest(&serving, &identity, image, &node);
+    manifest.http.splice(0..0, givers);
+    Ok(manifest)
 }
 
-fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, session: String) -> Manifest {
-    let config = &serving.config;
-    let mode = match config.root {
+fn mode(serving: &Serving) -> Mode {
+    match serving.config.root {
         RootMode::Auto => Mode::Auto,
         RootMode::Ram => Mode::Ram,
         RootMode::Nfs => Mode::Nfs,
         // `Aoe` is refused where the object is checked.
         RootMode::Nbd | RootMode::Aoe => Mode::Nbd,
+    }
+}
+
+/// Nodes that a node shall copy its root of, best first; none if it does not copy it, or shall copy it of the farm.
+fn givers(
+    farm: &Farm,
+    serving: &Serving,
+    identity: &Identity<'_>,
+    image: &FarmImage,
+    hello: &Hello,
+) -> Result<Vec<String>, Refusal> {
+    let copies = match mode(serving) {
+        Mode::Ram => true,
+        Mode::Auto => fits_in_memory(image.root.size, hello.memory),
+        Mode::Nbd | Mode::Nfs => false,
     };
-    let blob = image.root.blob;
+    // One that had a session before runs already.
+    if !serving.config.peers || !copies || hello.orders_seen.is_some() {
+        return Ok(Vec::new());
+    }
+    let (key, now) = (NodeKey::new(identity.owner(), hello.boot_mac), now_ms());
+    let assigned = farm.with_sessions(|sessions| {
+        let giver = |node: &'_ Node| node.gives(&hello.root, now).map(|url| (node.key(), url.to_owned()));
+        let urls: Vec<_> = sessions.nodes().filter_map(giver).collect();
+        let givers: Vec<_> = urls.iter().map(|(key, url)| Candidate { key: key.clone(), url }).collect();
+        farm.with_peers(|peers| peers.assign(&key, hello.boot_mac, &givers, now))
+    });
+    match assigned {
+        Assignment::Now(urls) => Ok(urls),
+        Assignment::Wait(seconds) => Err(Refusal::Wait(seconds)),
+    }
+}
+
+/// All replicas of the farm, this one's first: what one of them cannot give, the next one can.
+fn replicas(serving: &Serving, mac: MacAddr) -> Vec<Ipv4Addr> {
+    let own = serving.config.address;
+    let others = turned(&serving.config.replicas, mac).filter(|address| *address != own);
+    std::iter::once(own).chain(others).collect()
+}
+
+fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node: &Node) -> Manifest {
+    let (config, replicas) = (&serving.config, replicas(serving, node.mac));
+    let blob = BlobRef { digest: image.root.blob, size: image.root.size };
+    let http = |address: &Ipv4Addr| format!("{}{}", serving.base_url_of(*address), blob.http_path());
     Manifest {
         protocol: PROTOCOL,
-        session,
+        session: node.session.clone(),
         name: identity.name(),
         now_ms: now_ms(),
         image: image.digest,
         root: image.root.clone(),
-        mode,
-        nbd: vec![(config.address, config.nbd_port).into()],
-        http: vec![format!("{}/v1/blob/sha256/{}", serving.base_url(), blob.hex())],
+        mode: mode(serving),
+        nbd: replicas.iter().map(|address| (*address, config.nbd_port).into()).collect(),
+        http: replicas.iter().map(http).collect(),
         config: serving.node_config(identity),
         domain: config.domain.clone(),
-        farms: vec![format!("https://{}:{}", config.address, config.node_port)],
+        farms: replicas.iter().map(|address| format!("https://{address}:{}", config.node_port)).collect(),
         nfs: config.nfs.clone(),
         hot: Vec::new(),
         serve_peers: config.peers,
+        orders: node.reboots_done,
     }
 }
 
@@ -183,6 +234,9 @@ async fn report(State(farm): State<Arc<Farm>>, Json(report): Json<Report>) -> Re
     let events = report.events.clone();
     match farm.record(|sessions| sessions.report(report, now_ms())).await {
         Ok(node) => {
+            if node.phase >= Phase::Root {
+                farm.with_peers(|peers| peers.done(&node.key()));
+            }
             for event in events {
                 let (phase, detail, uptime_ms) = (event.phase, event.detail, event.uptime_ms);
                 tracing::info!(node = node.label(), mac = %node.mac, %phase, uptime_ms, detail, "node reports");

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use stoke_api::report::{FarmReport, Report};
+use stoke_api::report::{FarmReport, Report, StormReport};
 use stoke_api::workload::FarmConfig;
 use stoke_api::{MacAddr, ObjectRef};
 use stoke_daemon::{Launch, Role};
@@ -26,6 +26,7 @@ use crate::files::Roots;
 use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
 use crate::node_api::RecordError;
+use crate::peers::Peers;
 use crate::plan::{self, Endpoints, Service, Step};
 use crate::sessions::{Node, SessionOver, Sessions};
 use crate::trace::Trace;
@@ -55,6 +56,7 @@ pub(crate) struct Farm {
     sessions: Mutex<Sessions>,
     journal: Journal,
     changes: watch::Sender<()>,
+    peers: Mutex<Peers>,
     pub(crate) metrics: Metrics,
     pub(crate) trace: Trace,
     /// What keeps a service from being served.
@@ -95,6 +97,10 @@ impl Farm {
 
     /// Takes note of a machine that fetches its boot script.
     pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
+    pub(crate) fn with_peers<T>(&self, ask: impl FnOnce(&mut Peers) -> T) -> T {
+        ask(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
         self.with_sessions(|sessions| sessions.loading(owner, mac, now_ms()));
     }
 
@@ -139,7 +145,10 @@ impl Role for Running {
     fn report(&self) -> Report {
         let failure = self.farm.failure();
         let nodes = self.farm.with_sessions(|sessions| sessions.reports(now_ms()));
-        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, ..FarmReport::default() })
+        let giving = |sessions: &mut Sessions| sessions.nodes().filter(|node| node.gives_any(now_ms())).count();
+        let peers = u32::try_from(self.farm.with_sessions(giving)).unwrap_or(u32::MAX);
+        let storm = StormReport { peers, ..StormReport::default() };
+        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, storm, ..FarmReport::default() })
     }
 
     fn ready(&self) -> bool {
@@ -180,6 +189,7 @@ impl Running {
             journal,
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
+            peers: Mutex::default(),
             trace: Trace::default(),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),

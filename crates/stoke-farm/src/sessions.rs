@@ -86,6 +86,12 @@ pub struct Node {
     /// Why the boot fails.
     #[serde(default)]
     pub failure: Option<String>,
+    /// The root that it booted with.
+    #[serde(default)]
+    pub root_blob: Option<Digest>,
+    /// Where it gives that root to others; empty if it does not.
+    #[serde(default)]
+    pub serves: String,
     /// When it was heard last. Not written down: who starts again gives everybody time to speak.
     #[serde(skip)]
     pub heard_ms: u64,
@@ -168,7 +174,9 @@ impl Sessions {
             began_ms: now_ms,
             address: Some(hello.address),
             image: Some(image),
-            reboots_done: reboots_requested,
+            root_blob: Some(hello.root),
+            // A node that had a session before says what it has heard of; what came after that is still to be done.
+            reboots_done: hello.orders_seen.map_or(reboots_requested, |seen| seen.min(reboots_requested)),
             phase: Phase::Network,
             failure,
             ..Node::unheard(owner, hello.boot_mac, now_ms)
@@ -193,6 +201,9 @@ impl Sessions {
         }
         if !report.root.is_empty() {
             node.root = clean(report.root);
+        }
+        if !report.serves.is_empty() {
+            node.serves = clean(report.serves);
         }
         Ok(node.clone())
     }
@@ -287,9 +298,23 @@ impl Node {
             root: String::new(),
             ssh_host_keys: Vec::new(),
             failure: None,
+            root_blob: None,
+            serves: String::new(),
             heard_ms: now_ms,
             loading_ms: None,
         }
+    }
+
+    /// Whether it gives its root to others, and was heard of lately.
+    pub fn gives_any(&self, now_ms: u64) -> bool {
+        self.root_blob.is_some_and(|root| self.gives(&root, now_ms).is_some())
+    }
+
+    /// Where this root can be had of it, if it gives it to others and was heard of lately.
+    pub fn gives(&self, root: &Digest, now_ms: u64) -> Option<&str> {
+        let alive = now_ms.saturating_sub(self.heard_ms) <= SILENCE_MS && self.loading_ms.is_none();
+        let up = (Phase::Root..=Phase::Ready).contains(&self.phase);
+        (alive && up && self.root_blob == Some(*root) && !self.serves.is_empty()).then_some(self.serves.as_str())
     }
 
     /// What it is called in logs.

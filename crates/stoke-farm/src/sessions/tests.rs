@@ -21,6 +21,7 @@ fn hello(mac: MacAddr) -> Hello {
         cpus: 1,
         product: String::new(),
         uptime_ms: 900,
+        orders_seen: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn hello(bed: &Bed, mac: MacAddr) -> Hello {
         cpus: 1,
         product: "test".into(),
         uptime_ms: 900,
+        orders_seen: None,
     }
 }
 
