@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -9,8 +10,8 @@ use rustix::system::{RebootCommand, reboot, sethostname};
 use stoke_api::node::{BAKED_PATH, BOOT_RECORD_PATH, Baked, BootRecord, CA_PATH, Hello, PROTOCOL, Phase};
 
 use crate::cmdline::Cmdline;
-use crate::farm::{Farm, FarmError};
-use crate::handoff::{FarmLink, Handoff, NbdLink};
+use crate::farm::{Farm, FarmError, distinct};
+use crate::handoff::{FarmLink, Gift, Handoff, NbdLink};
 use crate::identity::{Hardware, machine_id};
 use crate::journal::{Journal, uptime_ms};
 use crate::modules::Loader;
@@ -148,9 +149,19 @@ impl Machine<'_> {
 
     fn furnish(&self, plan: &Plan, attached: &Attached) -> Result<configure::Applied> {
         root::keep_meanwhile(attached, self.journal)?;
-        layers::assemble(&attached.mapped, self.baked.root.format, plan.config.overlay_size)?;
-        self.journal.reached(Phase::Root, &format!("{} {}", attached.mode(), self.baked.root.blob.short()));
+        if let Some(mapped) = &attached.mapped {
+            layers::mount_lower(mapped, self.baked.root.format)?;
+        }
+        layers::assemble(plan.config.overlay_size)?;
+        self.journal.reached(Phase::Root, &self.words(plan, attached));
         self.configure(plan)
+    }
+
+    fn words(&self, plan: &Plan, attached: &Attached) -> String {
+        match &plan.nfs {
+            Some(nfs) if attached.mapped.is_none() => format!("nfs {}:{}, not verified", nfs.server, nfs.path),
+            _ => format!("{} {}", attached.mode(), self.baked.root.blob.short()),
+        }
     }
 
     fn plan(&mut self) -> Result<(Plan, Option<FarmLink>)> {
@@ -161,23 +172,27 @@ impl Machine<'_> {
                 self.journal.reached(Phase::Manifest, &format!("{url}, without a farm"));
                 Ok((plan, None))
             }
-            Authority::Farm(url) => self.ask_farm(&url),
+            Authority::Farm(urls) => self.ask_farm(&urls),
         }
     }
 
-    fn ask_farm(&mut self, url: &str) -> Result<(Plan, Option<FarmLink>)> {
-        let ca_pem = fs::read_to_string(CA_PATH)
-            .with_context(|| format!("there is a farm at {url}, but its CA is not in this initramfs ({CA_PATH})"))?;
-        let (farm, hello) = (Farm::new(url, &ca_pem)?, self.hello());
+    fn ask_farm(&mut self, urls: &[String]) -> Result<(Plan, Option<FarmLink>)> {
+        let ca_pem = fs::read_to_string(CA_PATH).with_context(|| {
+            format!("there is a farm at {}, but its CA is not in this initramfs ({CA_PATH})", urls.join(" "))
+        })?;
+        let (farm, hello) = (Farm::new(urls, &ca_pem)?, self.hello());
         let manifest = farm.hello(&hello)?;
         if clock::follow(manifest.now_ms) {
             self.journal.say("the clock now follows the farm's");
         }
-        let session = manifest.session.clone();
-        self.journal.reached(Phase::Manifest, &format!("{} from {url}", manifest.name));
-        *self.reporter = Some(Reporter::start(farm, session.clone(), self.journal));
+        self.journal.reached(Phase::Manifest, &format!("{} from {}", manifest.name, farm.url()));
+        // The one that answered, then those that it names, then those that DHCP named.
+        let known = std::iter::once(farm.url().to_owned()).chain(manifest.farms.iter().cloned()).chain(urls.to_vec());
+        let (session, orders) = (manifest.session.clone(), manifest.orders);
+        let link = FarmLink { urls: distinct(known), ca_pem, session: session.clone(), orders, hello };
+        *self.reporter = Some(Reporter::start(farm, session, self.journal));
         let plan = Plan::from_manifest(manifest, &self.baked, &self.cmdline)?;
-        Ok((plan, Some(FarmLink { url: url.to_owned(), ca_pem, session, hello })))
+        Ok((plan, Some(link)))
     }
 
     fn hello(&self) -> Hello {
@@ -192,6 +207,7 @@ impl Machine<'_> {
             cpus: self.hardware.cpus,
             product: self.hardware.product.clone(),
             uptime_ms: uptime_ms(),
+            orders_seen: None,
         }
     }
 
@@ -207,7 +223,6 @@ impl Machine<'_> {
             config: &plan.config,
         };
         configure::apply(layers::NEW_ROOT.as_ref(), &settings).context("could not configure the node")
-            orders_seen: None,
     }
 
     /// Starts the resident, records the boot and becomes the system's init.
@@ -215,12 +230,17 @@ impl Machine<'_> {
         let init = switch::find_init()?;
         let Rooted { plan, farm, attached, applied } = rooted;
         sethostname(configure::hostname(&plan.name, &plan.config).as_bytes()).context("could not set the host name")?;
-        let connections = attached.connections();
-        let waiting = switch::start_resident(connections)?;
+        let descriptors = attached.descriptors();
+        let waiting = switch::start_resident(descriptors)?;
+        let gift = attached.memory().filter(|_| plan.serve_peers).map(|memory| Gift {
+            descriptor: memory.as_raw_fd(),
+            blob: self.baked.root.blob,
+            size: self.baked.root.size,
+        });
         let nbd = attached.nbd().map(|(device, export)| NbdLink {
             index: device.index,
             export: export.clone(),
-            descriptors: switch::numbers(connections),
+            descriptors: switch::numbers(descriptors),
         });
         switch::move_kernel_fs()?;
         self.journal.reached(Phase::Switched, init);
@@ -228,6 +248,7 @@ impl Machine<'_> {
         waiting.release(&Handoff {
             farm,
             nbd,
+            gift,
             interface: self.connected.interface.clone(),
             lease: self.connected.lease.clone(),
             lease_age_ms: u64::try_from(self.connected.since.elapsed().as_millis()).unwrap_or_default(),
@@ -235,7 +256,7 @@ impl Machine<'_> {
             events: self.journal.events(),
             ssh_host_keys: applied.ssh_host_keys,
             mode: attached.mode().to_owned(),
-            device: attached.mapped.clone(),
+            device: attached.mapped.clone().unwrap_or_default(),
             says_ready: applied.says_ready,
         })?;
         switch::switch(init)
@@ -248,7 +269,7 @@ impl Machine<'_> {
             image: plan.image,
             root: self.baked.root.blob,
             mode: mode.to_owned(),
-            farm: farm.map(|farm| farm.url.clone()),
+            farm: farm.and_then(|farm| farm.urls.first().cloned()),
             events: self.journal.events(),
         };
         let path = format!("{}{BOOT_RECORD_PATH}", layers::NEW_ROOT);

@@ -1,6 +1,10 @@
 //! The farm's node API: a few requests of JSON over TLS, trusting the farm's own CA and nothing else.
+//!
+//! A farm may have several replicas. A session is at one of them; when that one does not answer, the node says hello at the
+//! next, and all later requests go there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -30,6 +34,9 @@ pub(crate) enum FarmError {
         #[source]
         source: Box<ureq::Error>,
     },
+    /// No URL was named.
+    #[error("no URL of the farm is named")]
+    Nowhere,
     /// It does not know us (403).
     #[error("the farm does not know this machine: {0}")]
     Unknown(String),
@@ -44,16 +51,33 @@ pub(crate) enum FarmError {
     Refused { status: u16, message: String },
 }
 
-/// A farm.
+/// A farm: its replicas, and the one that this node talks to. Clones talk to the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Farm {
-    url: String,
+    urls: Arc<[String]>,
+    current: Arc<AtomicUsize>,
     agent: Agent,
 }
 
+/// The replicas' URLs in a list as DHCP and the kernel's command line have it: between spaces or commas.
+pub(crate) fn urls(list: &str) -> Vec<String> {
+    distinct(list.split([' ', ',']).map(|url| url.trim_end_matches('/').to_owned()).filter(|url| !url.is_empty()))
+}
+
+/// Each once, in the order of their first appearance.
+pub(crate) fn distinct(urls: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut distinct = Vec::new();
+    for url in urls {
+        if !distinct.contains(&url) {
+            distinct.push(url);
+        }
+    }
+    distinct
+}
+
 impl Farm {
-    /// The farm at this URL, by the CA in this PEM file.
-    pub(crate) fn new(url: &str, ca_pem: &str) -> Result<Self, FarmError> {
+    /// The farm at these URLs, the first one first, by the CA in this PEM file.
+    pub(crate) fn new(urls: &[String], ca_pem: &str) -> Result<Self, FarmError> {
         let ca = Certificate::from_pem(ca_pem.as_bytes()).map_err(FarmError::Ca)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = TlsConfig::builder()
@@ -67,41 +91,64 @@ impl Farm {
             .timeout_connect(Some(CONNECT))
             .timeout_global(Some(ANSWER))
             .build();
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), agent: config.into() })
+        Ok(Self { urls: urls.into(), current: Arc::default(), agent: config.into() })
     }
 
-    /// Says who we are; the answer is what this boot shall be.
+    /// URL of the replica that this node talks to.
+    pub(crate) fn url(&self) -> &str {
+        self.urls.get(self.current.load(Ordering::Acquire)).map_or("", String::as_str)
+    }
+
+    /// Whether there is another replica to go to.
+    pub(crate) fn has_others(&self) -> bool {
+        self.urls.len() > 1
+    }
+
+    /// Says who we are; the answer is what this boot shall be. Asks one replica after the other, the present one first,
+    /// until one answers: that one is the present one from now on.
     pub(crate) fn hello(&self, hello: &Hello) -> Result<Manifest, FarmError> {
-        let response = self.post("/v1/node/hello", hello)?;
-        self.read(response)
+        let (first, count) = (self.current.load(Ordering::Acquire), self.urls.len());
+        let mut last = None;
+        for number in (0..count).map(|offset| (first + offset) % count) {
+            let Some(url) = self.urls.get(number) else { continue };
+            match self.post(url, "/v1/node/hello", hello).and_then(|response| read(url, response)) {
+                Err(error @ FarmError::Unreachable { .. }) => last = Some(error),
+                answer => {
+                    self.current.store(number, Ordering::Release);
+                    return answer;
+                }
+            }
+        }
+        Err(last.unwrap_or(FarmError::Nowhere))
     }
 
     /// Tells how far we are.
     pub(crate) fn report(&self, report: &Report) -> Result<(), FarmError> {
-        self.post("/v1/node/report", report).map(drop)
+        self.post(self.url(), "/v1/node/report", report).map(drop)
     }
 
     /// Waits for orders above the number `seen`.
     pub(crate) fn orders(&self, session: &str, seen: u64) -> Result<Orders, FarmError> {
-        let url = format!("{}/v1/node/orders", self.url);
-        let request = self.agent.get(url).query("session", session).query("seen", seen.to_string());
+        let url = self.url();
+        let request = self.agent.get(format!("{url}/v1/node/orders"));
+        let request = request.query("session", session).query("seen", seen.to_string());
         let response = request.config().timeout_global(Some(ORDERS)).build().call();
-        let response = check(response.map_err(|error| self.unreachable(error))?)?;
-        self.read(response)
+        let response = check(response.map_err(|error| unreachable(url, error))?)?;
+        read(url, response)
     }
 
-    fn post(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>, FarmError> {
-        let response = self.agent.post(format!("{}{path}", self.url)).send_json(body);
-        check(response.map_err(|error| self.unreachable(error))?)
+    fn post(&self, url: &str, path: &str, body: &impl Serialize) -> Result<Response<Body>, FarmError> {
+        let response = self.agent.post(format!("{url}{path}")).send_json(body);
+        check(response.map_err(|error| unreachable(url, error))?)
     }
+}
 
-    fn read<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, FarmError> {
-        response.body_mut().read_json().map_err(|error| self.unreachable(error))
-    }
+fn read<T: DeserializeOwned>(url: &str, mut response: Response<Body>) -> Result<T, FarmError> {
+    response.body_mut().read_json().map_err(|error| unreachable(url, error))
+}
 
-    fn unreachable(&self, source: ureq::Error) -> FarmError {
-        FarmError::Unreachable { url: self.url.clone(), source: Box::new(source) }
-    }
+fn unreachable(url: &str, source: ureq::Error) -> FarmError {
+    FarmError::Unreachable { url: url.to_owned(), source: Box::new(source) }
 }
 
 fn check(mut response: Response<Body>) -> Result<Response<Body>, FarmError> {
@@ -118,4 +165,17 @@ fn check(mut response: Response<Body>) -> Result<Response<Body>, FarmError> {
         503 => FarmError::Wait { after: Duration::from_secs(after.unwrap_or(5).clamp(1, 300)), message },
         _ => FarmError::Refused { status, message },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_between_spaces_or_commas_each_once() {
+        let expected = ["https://10.0.0.1:8443", "https://10.0.0.2:8443"];
+        assert_eq!(urls("https://10.0.0.1:8443/ https://10.0.0.2:8443"), expected);
+        assert_eq!(urls(" https://10.0.0.1:8443,https://10.0.0.2:8443, https://10.0.0.1:8443"), expected);
+        assert_eq!(urls(" "), [""; 0]);
+    }
 }

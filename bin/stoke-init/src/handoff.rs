@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use stoke_api::names::Digest;
 use stoke_api::node::{Event, Hello};
 
 use crate::dhcp::Lease;
@@ -17,6 +18,9 @@ pub(crate) struct Handoff {
     pub(crate) farm: Option<FarmLink>,
     /// The root's device, if it is on the farm.
     pub(crate) nbd: Option<NbdLink>,
+    /// The root in memory, if it is given to other nodes.
+    #[serde(default)]
+    pub(crate) gift: Option<Gift>,
     pub(crate) interface: Interface,
     pub(crate) lease: Lease,
     /// How many milliseconds ago the lease began.
@@ -26,7 +30,7 @@ pub(crate) struct Handoff {
     /// Phases so far.
     pub(crate) events: Vec<Event>,
     pub(crate) ssh_host_keys: Vec<String>,
-    /// `nbd` or `ram`.
+    /// `nbd`, `ram` or `nfs`.
     pub(crate) mode: String,
     /// The device through which the root is read.
     pub(crate) device: PathBuf,
@@ -37,9 +41,13 @@ pub(crate) struct Handoff {
 /// How to reach the farm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FarmLink {
-    pub(crate) url: String,
+    /// Of its replicas, the one of the session first.
+    pub(crate) urls: Vec<String>,
     pub(crate) ca_pem: String,
     pub(crate) session: String,
+    /// Number of the last order that this boot has heard of.
+    #[serde(default)]
+    pub(crate) orders: u64,
     /// To begin a new session if the farm has ended this one.
     pub(crate) hello: Hello,
 }
@@ -50,6 +58,17 @@ pub(crate) struct NbdLink {
     pub(crate) index: u32,
     pub(crate) export: Export,
     pub(crate) descriptors: Vec<i32>,
+}
+
+/// A root in memory for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gift {
+    /// Number of the descriptor of that memory.
+    pub(crate) descriptor: i32,
+    /// What it is.
+    pub(crate) blob: Digest,
+    /// Its size in bytes.
+    pub(crate) size: u64,
 }
 
 impl Handoff {

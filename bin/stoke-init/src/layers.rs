@@ -9,21 +9,26 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use stoke_api::Bytes;
 use stoke_api::objects::RootFormat;
 
-/// The verified file system.
-const LOWER: &str = "/lower";
+/// The root as it was built.
+pub(crate) const LOWER: &str = "/lower";
 /// The layer in memory.
 const WRITABLE: &str = "/writable";
 /// Both together: what will be the root.
 pub(crate) const NEW_ROOT: &str = "/newroot";
 
-/// Puts them together. Without a size the upper layer may take half of the memory.
-pub(crate) fn assemble(device: &Path, format: RootFormat, size: Option<Bytes>) -> Result<()> {
-    for folder in [LOWER, WRITABLE, NEW_ROOT] {
-        create_dir_all(folder).with_context(|| format!("could not make {folder}"))?;
-    }
+/// Mounts a device with the verified file system.
+pub(crate) fn mount_lower(device: &Path, format: RootFormat) -> Result<()> {
+    create_dir_all(LOWER).with_context(|| format!("could not make {LOWER}"))?;
     let kind = file_system(format);
     let read_only = MountFlags::RDONLY | MountFlags::NODEV;
-    mount(device, LOWER, kind, read_only, None).with_context(|| format!("could not mount the root as {kind}"))?;
+    mount(device, LOWER, kind, read_only, None).with_context(|| format!("could not mount the root as {kind}"))
+}
+
+/// Puts the writable layer over what is mounted at [`LOWER`]. Without a size it may take half of the memory.
+pub(crate) fn assemble(size: Option<Bytes>) -> Result<()> {
+    for folder in [WRITABLE, NEW_ROOT] {
+        create_dir_all(folder).with_context(|| format!("could not make {folder}"))?;
+    }
     let bound = size.map_or_else(|| "50%".to_owned(), |bytes| bytes.0.to_string());
     let options = CString::new(format!("size={bound},mode=0755"))?;
     mount("overlay", WRITABLE, "tmpfs", MountFlags::NODEV, Some(options.as_c_str()))

@@ -23,6 +23,8 @@ mod kernel_fs;
 mod layers;
 mod modules;
 mod nbd;
+mod nfs;
+mod peer;
 mod netlink;
 mod network;
 mod plan;

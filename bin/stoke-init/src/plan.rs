@@ -10,14 +10,15 @@ use stoke_api::objects::{NfsRoot, NodeConfig};
 
 use crate::cmdline::Cmdline;
 use crate::dhcp::Lease;
+use crate::farm;
 
 const NBD_PORT: &str = "10809";
 
 /// Who says what this boot shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
-    /// The farm at this URL.
-    Farm(String),
+    /// The farm at these URLs, one of each replica.
+    Farm(Vec<String>),
     /// Nobody: the root is at this URL, and what the initramfs knows of it is all there is to know.
     Root(String),
 }
@@ -30,7 +31,7 @@ impl Authority {
             return Ok(Self::Root(root.clone()));
         }
         if let Some(farm) = cmdline.farm.as_ref().or(lease.farm.as_ref()) {
-            return Ok(Self::Farm(farm.clone()));
+            return Ok(Self::Farm(farm::urls(farm)));
         }
         match root_path() {
             Some(root) => Ok(Self::Root(root.clone())),
@@ -58,6 +59,10 @@ pub(crate) struct Plan {
     pub(crate) export: String,
     /// URLs of the root.
     pub(crate) http: Vec<String>,
+    /// The root by NFS.
+    pub(crate) nfs: Option<NfsRoot>,
+    /// Whether a root in memory is given to other nodes.
+    pub(crate) serve_peers: bool,
     pub(crate) domain: String,
     pub(crate) config: NodeConfig,
 }
@@ -80,6 +85,8 @@ impl Plan {
             nbd: manifest.nbd,
             export: baked.root.blob.to_string(),
             http: manifest.http,
+            nfs: manifest.nfs,
+            serve_peers: manifest.serve_peers,
             domain: manifest.domain,
             config: manifest.config,
         })
@@ -95,6 +102,8 @@ impl Plan {
             nbd: Vec::new(),
             export: String::new(),
             http: Vec::new(),
+            nfs: None,
+            serve_peers: false,
             domain: lease.domain.clone().unwrap_or_default(),
             config: NodeConfig::default(),
         };
@@ -171,9 +180,9 @@ mod tests {
         let mut lease = lease();
         assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Root("http://h/x".into()));
         cmdline.root = None;
-        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm("https://f".into()));
+        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(vec!["https://f".into()]));
         cmdline.farm = None;
-        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm("https://10.0.0.1:8443".into()));
+        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(vec!["https://10.0.0.1:8443".into()]));
         lease.farm = None;
         assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Root("nbd://10.0.0.1/x".into()));
         // What other systems put into option 17 is not for us.

@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -22,25 +23,42 @@ use crate::journal::Journal;
 /// Size of a piece: large enough that a request costs nothing, small enough that a lost one does not either.
 const PIECE: u64 = 8 << 20;
 const FETCHERS: usize = 4;
-/// How often a piece is tried, each time at the next source.
+/// How often a piece is tried, each time at the best source that there is.
 const TRIES: usize = 6;
 const BLOCK_SIZE: u32 = 4096;
 const CONNECT: Duration = Duration::from_secs(5);
 const PIECE_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Fetches the root from these URLs and makes a block device of it.
-pub(crate) fn attach(urls: &[String], root: &RootInfo, journal: &Journal) -> Result<LoopDevice> {
+/// Fetches the root from these URLs, best first, and makes a block device of it; with it comes the memory itself.
+pub(crate) fn attach(urls: &[String], root: &RootInfo, journal: &Journal) -> Result<(LoopDevice, OwnedFd)> {
     let memory = memfd_create("root", MemfdFlags::CLOEXEC).context("could not get memory for the root")?;
     let file = File::from(memory);
     file.set_len(root.size).context("could not get memory for the root")?;
-    fetch(urls, root.size, &file)?;
-    journal.say(&format!("copied {} MiB", root.size >> 20));
-    loopdev::attach(&file, BLOCK_SIZE).map_err(Into::into)
+    let sources = Sources::new(urls);
+    fetch(&sources, root.size, &file)?;
+    journal.say(&format!("copied {} MiB from {}", root.size >> 20, sources.best().map_or("nowhere", |(url, _)| url)));
+    let device = loopdev::attach(&file, BLOCK_SIZE)?;
+    Ok((device, file.into()))
+}
+
+/// Where a root can be had, best first, and how often each source has failed.
+struct Sources<'a>(Vec<(&'a str, AtomicU32)>);
+
+impl<'a> Sources<'a> {
+    fn new(urls: &'a [String]) -> Self {
+        Self(urls.iter().map(|url| (url.as_str(), AtomicU32::new(0))).collect())
+    }
+
+    /// The first of those that have failed least.
+    fn best(&self) -> Option<(&'a str, &AtomicU32)> {
+        let best = self.0.iter().min_by_key(|(_, failures)| failures.load(Ordering::Relaxed));
+        best.map(|(url, failures)| (*url, failures))
+    }
 }
 
 /// Fetches `size` bytes into the file, several pieces at a time.
-fn fetch(urls: &[String], size: u64, file: &File) -> Result<()> {
+fn fetch(sources: &Sources<'_>, size: u64, file: &File) -> Result<()> {
     let agent = agent();
     let (next, failure) = (AtomicU64::new(0), Mutex::new(None));
     let worker = || {
@@ -49,7 +67,7 @@ fn fetch(urls: &[String], size: u64, file: &File) -> Result<()> {
             if start >= size {
                 return;
             }
-            if let Err(error) = fetch_piece(&agent, urls, start, PIECE.min(size - start), file) {
+            if let Err(error) = fetch_piece(&agent, sources, start, PIECE.min(size - start), file) {
                 // The others find nothing left to do.
                 next.store(size, Ordering::Relaxed);
                 if let Ok(mut failure) = failure.lock() {
@@ -78,16 +96,16 @@ fn agent() -> Agent {
         .into()
 }
 
-/// Tries the sources in turn, beginning with another one for each piece.
-fn fetch_piece(agent: &Agent, urls: &[String], start: u64, length: u64, file: &File) -> Result<()> {
-    let first = usize::try_from(start / PIECE).unwrap_or_default();
+/// Tries until one source has given it. A source that fails comes after the others from then on, for all pieces.
+fn fetch_piece(agent: &Agent, sources: &Sources<'_>, start: u64, length: u64, file: &File) -> Result<()> {
     let mut last = anyhow!("no URL of the root is named");
-    for attempt in 0..TRIES {
-        let Some(url) = urls.get((first + attempt) % urls.len().max(1)) else { return Err(last) };
+    for _ in 0..TRIES {
+        let Some((url, failures)) = sources.best() else { return Err(last) };
         match fetch_range(agent, url, start, length, file) {
             Ok(()) => return Ok(()),
             Err(error) => last = error.context(format!("could not fetch the root from {url}")),
         }
+        failures.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(PAUSE);
     }
     Err(last)
@@ -160,8 +178,21 @@ mod tests {
 
     fn fetched(url: String) -> Result<File> {
         let file = tempfile::tempfile()?;
-        fetch(&[url], content().len() as u64, &file)?;
+        fetch(&Sources::new(&[url]), content().len() as u64, &file)?;
         Ok(file)
+    }
+
+    #[test]
+    fn a_source_that_fails_is_left_for_the_next_one() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let urls = [format!("http://{closed}/root"), serve(content(), true)];
+        let (sources, mut file) = (Sources::new(&urls), tempfile::tempfile().unwrap());
+        fetch(&sources, content().len() as u64, &file).unwrap();
+        let mut found = Vec::new();
+        io::Seek::rewind(&mut file).unwrap();
+        file.read_to_end(&mut found).unwrap();
+        assert!(found == content());
+        assert_eq!(sources.best().map(|(url, _)| url), Some(urls[1].as_str()));
     }
 
     #[test]

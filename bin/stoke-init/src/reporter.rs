@@ -47,7 +47,7 @@ fn deliver(farm: &Farm, session: &str, events: &Receiver<Event>, delivered: &Ato
         let batch = gather(first, events, GATHER);
         let count = batch.len();
         let report = Report { session: session.to_owned(), events: batch, ..Report::default() };
-        if send(farm, &report).is_err() {
+        if send(farm, &report, u32::MAX).is_err() {
             return;
         }
         delivered.fetch_add(count, Ordering::AcqRel);
@@ -66,18 +66,22 @@ fn gather(first: Event, events: &Receiver<Event>, time: Duration) -> Vec<Event> 
     batch
 }
 
-/// Sends until it is accepted.
+/// Sends until it is accepted, or so many attempts had no answer.
 ///
 /// # Errors
-/// If the farm will not accept it, however often it is sent.
-pub(crate) fn send(farm: &Farm, report: &Report) -> Result<(), FarmError> {
-    let mut pause = FIRST_PAUSE;
+/// If the farm will not accept it, however often it is sent, or does not answer.
+pub(crate) fn send(farm: &Farm, report: &Report, attempts: u32) -> Result<(), FarmError> {
+    let (mut pause, mut failures) = (FIRST_PAUSE, 0_u32);
     loop {
         match farm.report(report) {
             Ok(()) => return Ok(()),
             Err(error @ (FarmError::SessionOver | FarmError::Unknown(_))) => return Err(error),
             Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
-            Err(_) => {
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures >= attempts {
+                    return Err(error);
+                }
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

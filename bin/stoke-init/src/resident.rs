@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::system::{RebootCommand, reboot};
-use stoke_api::node::{Event, Phase, Report};
+use stoke_api::node::{Event, Hello, Phase, Report};
 
 use crate::configure::READY_FILE;
 use crate::farm::{Farm, FarmError};
@@ -24,7 +25,7 @@ use crate::journal::Journal;
 use crate::nbd::{Device, Keeper};
 use crate::netlink::Socket as Netlink;
 use crate::network::{self, Step, Talk};
-use crate::{reporter, verity};
+use crate::{handoff, peer, reporter, verity};
 
 /// How often the system's state is looked at before it is up, and after.
 const LOOK_BEFORE: Duration = Duration::from_millis(100);
@@ -34,6 +35,9 @@ const CLEAN_REBOOT: Duration = Duration::from_mins(2);
 /// How long a system that has not come up goes on with a corrupted root.
 const CORRUPTED: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_secs(5);
+/// A replica of the farm that does not answer so often in a row is given up for the next one, and the pause between.
+const UNANSWERED: u32 = 2;
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 /// Nice value of what may wait for everything else.
 const LAST: i32 = 19;
 
@@ -56,7 +60,8 @@ pub(crate) fn run() -> Result<()> {
     }
     keep_lease(&handoff, &journal);
     if let Some(farm) = &handoff.farm {
-        Attendance::start(farm.clone(), &handoff, &journal)?;
+        let serves = handoff.gift.as_ref().map(|gift| offer(gift, &handoff, &journal)).unwrap_or_default();
+        Attendance::start(farm.clone(), &handoff, serves, &journal)?;
     }
     watch_system(&handoff, &journal)
 }
@@ -68,6 +73,22 @@ fn keep_connections(nbd: NbdLink, journal: &Arc<Journal>) {
         let Err(error) = Keeper::new(nbd.export, device).and_then(|mut keeper| keeper.run(&journal));
         journal.say(&format!("the root's connections are not watched: {error:#}"));
     });
+}
+
+/// Begins to give the root to other nodes: its URL here, empty if that does not work.
+fn offer(gift: &handoff::Gift, handoff: &Handoff, journal: &Journal) -> String {
+    let memory = stoke_sys::fd::inherited(gift.descriptor).map_err(anyhow::Error::from);
+    let url = memory.and_then(|memory| peer::Gift::new(memory, &gift.blob, gift.size).offer(handoff.address()));
+    match url {
+        Ok(url) => {
+            journal.say(&format!("gives its root to other nodes at {url}"));
+            url
+        }
+        Err(error) => {
+            journal.say(&format!("cannot give its root to other nodes: {error:#}"));
+            String::new()
+        }
+    }
 }
 
 fn keep_lease(handoff: &Handoff, journal: &Arc<Journal>) {
@@ -153,16 +174,22 @@ struct Attendance {
     farm: Farm,
     link: FarmLink,
     session: Mutex<String>,
+    /// Number of the last order that was heard of.
+    seen: AtomicU64,
     ssh_host_keys: Vec<String>,
     mode: String,
+    /// URL at which the root is given to others.
+    serves: String,
     journal: Arc<Journal>,
 }
 
 impl Attendance {
-    fn start(link: FarmLink, handoff: &Handoff, journal: &Arc<Journal>) -> Result<()> {
+    fn start(link: FarmLink, handoff: &Handoff, serves: String, journal: &Arc<Journal>) -> Result<()> {
         let attendance = Arc::new(Self {
-            farm: Farm::new(&link.url, &link.ca_pem)?,
+            farm: Farm::new(&link.urls, &link.ca_pem)?,
             session: Mutex::new(link.session.clone()),
+            seen: AtomicU64::new(link.orders),
+            serves,
             link,
             ssh_host_keys: handoff.ssh_host_keys.clone(),
             mode: handoff.mode.clone(),
@@ -189,9 +216,15 @@ impl Attendance {
     fn send(&self, mut events: Vec<Event>) {
         loop {
             let session = self.session();
-            let (ssh_host_keys, root) = (self.ssh_host_keys.clone(), self.mode.clone());
-            let report = Report { session: session.clone(), events, ssh_host_keys, root, serves: String::new() };
-            if reporter::send(&self.farm, &report).is_ok() {
+            let report = Report {
+                session: session.clone(),
+                events,
+                ssh_host_keys: self.ssh_host_keys.clone(),
+                root: self.mode.clone(),
+                serves: self.serves.clone(),
+            };
+            let attempts = if self.farm.has_others() { UNANSWERED } else { u32::MAX };
+            if reporter::send(&self.farm, &report, attempts).is_ok() {
                 return;
             }
             // Begun anew, if the other thread has not: the new session knows nothing yet.
@@ -202,25 +235,39 @@ impl Attendance {
 
     /// Waits for orders and follows them.
     fn follow(&self) {
-        let (mut seen, mut reboots) = (0, false);
+        let (mut unanswered, mut reboots) = (0, false);
         loop {
             let session = self.session();
-            match self.farm.orders(&session, seen) {
+            match self.farm.orders(&session, self.seen.load(Ordering::Acquire)) {
                 Ok(orders) => {
-                    seen = orders.number;
+                    unanswered = 0;
+                    self.seen.store(orders.number, Ordering::Release);
                     if orders.reboot && !reboots {
                         reboots = true;
                         self.reboot();
                     }
                 }
-                Err(FarmError::SessionOver | FarmError::Unknown(_)) => {
-                    self.begin_anew(&session);
-                    self.send(told_in_a_new_session(&self.journal.events()));
-                    seen = 0;
-                }
+                Err(FarmError::SessionOver | FarmError::Unknown(_)) => self.tell_anew(&session),
                 Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
+                Err(_) if self.farm.has_others() => {
+                    std::thread::sleep(SHORT_PAUSE);
+                    unanswered += 1;
+                    if unanswered >= UNANSWERED {
+                        self.journal.say(&format!("the farm at {} does not answer", self.farm.url()));
+                        self.tell_anew(&session);
+                        unanswered = 0;
+                    }
+                }
                 Err(_) => std::thread::sleep(PAUSE),
             }
+        }
+    }
+
+    /// Begins a new session and tells everything in it.
+    fn tell_anew(&self, old: &str) {
+        self.begin_anew(old);
+        if self.session() != old {
+            self.send(told_in_a_new_session(&self.journal.events()));
         }
     }
 
@@ -230,8 +277,12 @@ impl Attendance {
         if *session != old {
             return;
         }
-        match self.farm.hello(&self.link.hello) {
-            Ok(manifest) => *session = manifest.session,
+        let hello = Hello { orders_seen: Some(self.seen.load(Ordering::Acquire)), ..self.link.hello.clone() };
+        match self.farm.hello(&hello) {
+            Ok(manifest) => {
+                self.journal.say(&format!("a new session at {}", self.farm.url()));
+                *session = manifest.session;
+            }
             Err(error) => {
                 self.journal.say(&format!("the farm does not take us back: {error:#}"));
                 std::thread::sleep(PAUSE);

@@ -1,10 +1,10 @@
-//! The root's block device: by NBD or in memory, in either case under dm-verity.
+//! The root: a block device by NBD or in memory, in either case under dm-verity; or a directory by NFS, which is not verified.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use stoke_api::node::RootInfo;
+use stoke_api::node::{Mode, RootInfo};
 use stoke_sys::loopdev::LoopDevice;
 
 use crate::identity::Hardware;
@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::modules::Loader;
 use crate::nbd::{self, Device, Export, Keeper};
 use crate::plan::Plan;
-use crate::{layers, ram, verity};
+use crate::{layers, nfs, ram, verity};
 
 /// Connections to the farm at most. More help where several processors read at once.
 const MOST_CONNECTIONS: u32 = 4;
@@ -20,19 +20,21 @@ const MOST_CONNECTIONS: u32 = 4;
 /// An attached and verified root.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// The device through which every block is checked.
-    pub(crate) mapped: PathBuf,
+    /// The device through which every block is checked; none by NFS.
+    pub(crate) mapped: Option<PathBuf>,
     source: Source,
 }
 
 #[derive(Debug)]
 enum Source {
     Nbd(Device, Export),
-    Ram(LoopDevice),
+    /// With the memory behind it.
+    Ram(LoopDevice, OwnedFd),
+    Nfs,
 }
 
 impl Attached {
-    /// `nbd` or `ram`.
+    /// `nbd`, `ram` or `nfs`.
     pub(crate) fn mode(&self) -> &'static str {
         self.source.mode()
     }
@@ -41,7 +43,7 @@ impl Attached {
     pub(crate) fn nbd(&self) -> Option<(&Device, &Export)> {
         match &self.source {
             Source::Nbd(device, export) => Some((device, export)),
-            Source::Ram(_) => None,
+            Source::Ram(..) | Source::Nfs => None,
         }
     }
 
@@ -51,9 +53,21 @@ impl Attached {
         self.source.give_back();
     }
 
-    /// Connections that have to live on.
-    pub(crate) fn connections(&self) -> &[OwnedFd] {
-        self.nbd().map_or(&[], |(device, _)| device.connections.as_slice())
+    /// The memory that it is in, if it is.
+    pub(crate) fn memory(&self) -> Option<&OwnedFd> {
+        match &self.source {
+            Source::Ram(_, memory) => Some(memory),
+            Source::Nbd(..) | Source::Nfs => None,
+        }
+    }
+
+    /// Descriptors that the resident needs: connections that have to live on, or the memory.
+    pub(crate) fn descriptors(&self) -> &[OwnedFd] {
+        match &self.source {
+            Source::Nbd(device, _) => device.connections.as_slice(),
+            Source::Ram(_, memory) => std::slice::from_ref(memory),
+            Source::Nfs => &[],
+        }
     }
 }
 
@@ -61,7 +75,8 @@ impl Source {
     fn mode(&self) -> &'static str {
         match self {
             Self::Nbd(..) => "nbd",
-            Self::Ram(_) => "ram",
+            Self::Ram(..) => "ram",
+            Self::Nfs => "nfs",
         }
     }
 
@@ -73,15 +88,17 @@ impl Source {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    /// Its block device.
+    fn path(&self) -> Option<PathBuf> {
         match self {
-            Self::Nbd(device, _) => device.path(),
-            Self::Ram(device) => device.path.clone(),
+            Self::Nbd(device, _) => Some(device.path()),
+            Self::Ram(device, _) => Some(device.path.clone()),
+            Self::Nfs => None,
         }
     }
 }
 
-/// Attaches the root and maps it through dm-verity.
+/// Attaches the root, maps it through dm-verity and mounts it; or mounts it by NFS.
 pub(crate) fn attach(
     plan: &Plan,
     root: &RootInfo,
@@ -89,18 +106,25 @@ pub(crate) fn attach(
     loader: &mut Loader,
     journal: &Journal,
 ) -> Result<Attached> {
-    for module in ["dm_verity", "overlay", layers::file_system(root.format)] {
+    loader.load("overlay", c"")?;
+    if plan.mode == Mode::Nfs {
+        let nfs = plan.nfs.as_ref().context("the farm names no NFS server")?;
+        nfs::attach(nfs, layers::LOWER, loader)?;
+        return Ok(Attached { mapped: None, source: Source::Nfs });
+    }
+    for module in ["dm_verity", layers::file_system(root.format)] {
         loader.load(module, c"")?;
     }
     // Part of some kernels; where it is missing, the verity target says so.
     let _ = loader.load("sha256_generic", c"");
     let source = if plan.in_memory(root.size, hardware.memory) {
         loader.load("loop", c"max_loop=0")?;
-        Source::Ram(ram::attach(&plan.http, root, journal)?)
+        let (device, memory) = ram::attach(&plan.http, root, journal)?;
+        Source::Ram(device, memory)
     } else {
         by_nbd(plan, root, hardware, loader)?
     };
-    match verified(&source.path(), root) {
+    match source.path().map(|device| verified(&device, root)).transpose() {
         Ok(mapped) => Ok(Attached { mapped, source }),
         Err(error) => {
             let error = error.context(format!("root by {}", source.mode()));
