@@ -35,6 +35,8 @@ pub struct Zone {
     /// By label in lower case.
     addresses: BTreeMap<String, Vec<Ipv4Addr>>,
     names: BTreeMap<Ipv4Addr, String>,
+    addresses6: BTreeMap<String, Vec<Ipv6Addr>>,
+    names6: BTreeMap<Ipv6Addr, String>,
 }
 
 impl Zone {
@@ -49,9 +51,9 @@ impl Zone {
         let mut domain = Name::from_str(domain)?.to_lowercase();
         domain.set_fqdn(true);
         let router = domain.prepend_label(Self::ROUTER)?;
-        let (addresses, names) = (BTreeMap::new(), BTreeMap::new());
+        let (addresses, names, addresses6, names6) = Default::default();
         let cidrs = subnets.iter().map(|(cidr, _)| *cidr).collect();
-        let mut zone = Self { domain, router, subnets: cidrs, addresses, names };
+        let mut zone = Self { domain, router, subnets: cidrs, addresses, names, addresses6, names6 };
         for (_, address) in subnets {
             zone.insert(Self::ROUTER, *address);
         }
@@ -68,9 +70,20 @@ impl Zone {
         self.names.entry(address).or_insert(label);
     }
 
+    /// The same with an IPv6 address.
+    pub fn insert6(&mut self, label: &str, address: Ipv6Addr) {
+        let label = label.to_ascii_lowercase();
+        let addresses = self.addresses6.entry(label.clone()).or_default();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+        self.names6.entry(address).or_insert(label);
+    }
+
     /// Whether a machine has the name.
     pub fn contains(&self, label: &str) -> bool {
-        self.addresses.contains_key(&label.to_ascii_lowercase())
+        let label = label.to_ascii_lowercase();
+        self.addresses.contains_key(&label) || self.addresses6.contains_key(&label)
     }
 
     /// The name of the machine with the address.
@@ -132,13 +145,22 @@ impl Zone {
     }
 
     fn find_label(&self, label: &str) -> Found {
-        let records = |addresses: &Vec<Ipv4Addr>| addresses.iter().map(|address| RData::A(A(*address))).collect();
-        self.addresses.get(label).map_or(Found::Nothing, |addresses| Found::Records(records(addresses)))
+        let v4 = self.addresses.get(label).into_iter().flatten().map(|address| RData::A(A(*address)));
+        let v6 = self.addresses6.get(label).into_iter().flatten().map(|address| RData::AAAA(AAAA(*address)));
+        let records: Vec<_> = v4.chain(v6).collect();
+        if records.is_empty() { Found::Nothing } else { Found::Records(records) }
     }
 
-    /// Addresses of our subnets; all others are somebody else's.
+    /// Addresses of our subnets, and IPv6 addresses of our machines; all others are somebody else's.
     fn find_reverse(&self, name: &Name) -> Option<Found> {
-        let Ok(IpNet::V4(net)) = name.parse_arpa_name() else { return None };
+        let net = match name.parse_arpa_name() {
+            Ok(IpNet::V4(net)) => net,
+            Ok(IpNet::V6(net)) if net.prefix_len() == 128 => {
+                let name = self.domain.prepend_label(self.names6.get(&net.addr())?.as_str()).ok()?;
+                return Some(Found::Records(vec![RData::PTR(PTR(name))]));
+            }
+            _ => return None,
+        };
         if net.prefix_len() != 32 || !self.subnets.iter().any(|subnet| subnet.contains(&net.addr())) {
             return None;
         }
@@ -225,6 +247,7 @@ mod tests {
         let subnet = ("10.10.0.0/24".parse().unwrap(), Ipv4Addr::new(10, 10, 0, 1));
         let mut zone = Zone::new("lab.internal", &[subnet]).unwrap();
         zone.insert("Node-1", Ipv4Addr::new(10, 10, 0, 21));
+        zone.insert6("node-2", "fd00::22".parse().unwrap());
         zone
     }
 
@@ -255,6 +278,11 @@ mod tests {
         assert_eq!(told("1.0.10.10.in-addr.arpa.", RecordType::PTR), found("router.lab.internal."));
         assert_eq!(told("lab.internal.", RecordType::NS), found("router.lab.internal."));
         assert_eq!(told("localhost.", RecordType::AAAA), found("::1"));
+        assert_eq!(told("node-2.lab.internal.", RecordType::AAAA), found("fd00::22"));
+        assert_eq!(told("node-2.lab.internal.", RecordType::A), (ResponseCode::NoError, vec![]));
+        let reverse = |last: &str| format!("{last}.{}0.0.d.f.ip6.arpa.", "0.".repeat(26));
+        assert_eq!(told(&reverse("2.2"), RecordType::PTR), found("node-2.lab.internal."));
+        assert_eq!(ask(&reverse("3.2"), RecordType::PTR), Decision::Forward);
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! Router solicitations are answered, so that nobody waits for an answer.
+//! Router advertisements (RFC 4861): of the LAN's prefix, if it has one; else of nothing, so that nobody waits.
 //!
-//! iPXE configures IPv4 and IPv6 together and waits about twelve seconds for a router advertisement (RFC 4861) that a
-//! LAN without IPv6 never sends. Ours says that there is nothing: router lifetime 0, so no default router; neither M nor
+//! iPXE configures IPv4 and IPv6 together and waits about twelve seconds for a router advertisement that a LAN without
+//! IPv6 never sends. Ours then says that there is nothing: router lifetime 0, so no default router; neither M nor
 //! O, so no DHCPv6, which iPXE would then wait for; no prefix, so no address. Nobody gets an address or a route by it.
+//!
+//! With a prefix it says: make yourself an address in it (A), ask by DHCPv6 for another one and for what to boot (M, O;
+//! firmware does what these say, and waits for an answer, which `dhcp6` gives at once), and ask the router for names (RFC
+//! 8106). The router lifetime stays 0: IPv6 is not forwarded, the LAN is alone in it.
+//!
+//! Who asks is answered. All are told every few minutes, so that the prefix does not run out (section 6.2.4); and when
+//! the prefix changes: the old one is then no longer preferred (section 6.2.5).
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use stoke_api::LinkName;
+use stoke_api::workload::RouterIpv6;
 use stoke_sys::packet::LinkSocket;
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
@@ -27,14 +36,45 @@ const SOLICITATION_SIZE: usize = 8;
 const ADVERTISEMENT: u8 = 134;
 /// RFC 4861 section 6.1.2: what came through a router is ignored.
 const HOP_LIMIT: u32 = 255;
+/// How often all are told (section 6.2.1: at most half an hour, ten minutes if nothing else is said).
+const INTERVAL: Duration = Duration::from_mins(5);
 
-/// The empty advertisement; the kernel fills in the checksum.
-fn advertisement(station: [u8; 6]) -> Vec<u8> {
-    // Type, code, checksum; hop limit unspecified, no flags, router lifetime 0, reachable time and retransmission
-    // timer unspecified.
-    let fixed = [ADVERTISEMENT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// Flags: addresses, and everything else, by DHCPv6 (section 4.2).
+const MANAGED_AND_OTHER: u8 = 0xc0;
+/// Flags of a prefix (section 4.6.2): it is on this link, and clients may make addresses of it.
+const ON_LINK_AND_AUTONOMOUS: u8 = 0xc0;
+/// How long an address in the prefix is preferred and valid, in seconds: RFC 9096 section 3.3.
+const PREFERRED: u32 = 2700;
+const VALID: u32 = 5400;
+
+/// An advertisement of these prefixes, each with whether it is (still) ours; the kernel fills in the checksum.
+fn advertisement(station: [u8; 6], now: Option<&RouterIpv6>, before: Option<&RouterIpv6>) -> Vec<u8> {
+    let flags = if now.is_some() { MANAGED_AND_OTHER } else { 0 };
+    // Type, code, checksum; hop limit unspecified, flags, router lifetime 0, reachable time and retransmission timer
+    // unspecified.
+    let fixed = [ADVERTISEMENT, 0, 0, 0, 0, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // Source link-layer address (section 4.6.1): type 1, one unit of eight bytes.
-    [fixed.as_slice(), &[1, 1], &station].concat()
+    let mut packet = [fixed.as_slice(), &[1, 1], &station].concat();
+    if let Some(ipv6) = now {
+        packet.extend(prefix(ipv6, PREFERRED, VALID));
+        packet.extend(name_server(ipv6));
+    }
+    if let Some(ended) = before.filter(|before| now.is_none_or(|now| now.prefix != before.prefix)) {
+        packet.extend(prefix(ended, 0, VALID));
+    }
+    packet
+}
+
+/// Prefix information (section 4.6.2): type 3, four units.
+fn prefix(ipv6: &RouterIpv6, preferred: u32, valid: u32) -> Vec<u8> {
+    let head = [3, 4, ipv6.prefix.prefix_len(), ON_LINK_AND_AUTONOMOUS];
+    let lifetimes = [valid, preferred, 0].map(u32::to_be_bytes).concat();
+    [head.as_slice(), &lifetimes, &ipv6.prefix.network().octets()].concat()
+}
+
+/// Recursive DNS server (RFC 8106 section 5.1): type 25, three units for one address.
+fn name_server(ipv6: &RouterIpv6) -> Vec<u8> {
+    [[25, 3, 0, 0].as_slice(), &VALID.to_be_bytes(), &ipv6.address.octets()].concat()
 }
 
 /// RFC 4861 section 6.2.6: back to who asked, or to all if it has no address yet.
@@ -48,7 +88,7 @@ pub(crate) struct Advertiser {
     /// A raw socket: tokio has no type for one, and this type's calls are the same that it needs.
     socket: UdpSocket,
     index: u32,
-    packet: Vec<u8>,
+    station: [u8; 6],
 }
 
 impl Advertiser {
@@ -64,29 +104,47 @@ impl Advertiser {
         socket.set_multicast_hops_v6(HOP_LIMIT)?;
         socket.join_multicast_v6(&ALL_ROUTERS, link.index())?;
         socket.set_nonblocking(true)?;
-        let (index, packet) = (link.index(), advertisement(link.hardware_address()));
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, index, packet })
+        let socket = UdpSocket::from_std(socket.into())?;
+        Ok(Self { socket, index: link.index(), station: link.hardware_address() })
     }
 
-    /// Answers solicitations until told to stop.
+    /// Answers solicitations and tells all what has changed, until told to stop.
     pub(crate) async fn serve(self, shared: Arc<Shared>, stop: CancellationToken) {
+        let prefix = || shared.state().config.ipv6.clone();
+        let (mut told, mut again) = (None, tokio::time::interval(INTERVAL));
         loop {
-            let answered = tokio::select! {
+            let done = tokio::select! {
                 () = stop.cancelled() => return,
-                answered = self.answer_next() => answered,
+                source = self.solicitation() => match source {
+                    Ok(Some(source)) => {
+                        shared.metrics.solicitations.inc();
+                        tracing::debug!(%source, "router solicitation");
+                        self.tell(addressee(source), prefix().as_ref(), None).await
+                    }
+                    other => other.map(drop),
+                },
+                () = shared.ipv6_changed.notified() => self.tell_all(prefix(), &mut told).await,
+                _ = again.tick() => self.tell_all(prefix(), &mut told).await,
             };
-            match answered {
-                Ok(answered) => drop(shared.metrics.solicitations.inc_by(answered.into())),
-                Err(error) => tracing::debug!("router solicitation: {error}"),
+            if let Err(error) = done {
+                tracing::debug!("router advertisement: {error}");
             }
         }
     }
 
-    /// Whether the next packet was a solicitation.
-    async fn answer_next(&self) -> io::Result<bool> {
-        let Some(source) = self.solicitation().await? else { return Ok(false) };
-        self.answer(source).await?;
-        Ok(true)
+    /// Tells all of the prefix, and of the end of the one that they were told of before. Nothing if there is neither.
+    async fn tell_all(&self, now: Option<RouterIpv6>, told: &mut Option<RouterIpv6>) -> io::Result<()> {
+        if now.is_none() && told.is_none() {
+            return Ok(());
+        }
+        self.tell(ALL_NODES, now.as_ref(), told.as_ref()).await?;
+        *told = now;
+        Ok(())
+    }
+
+    async fn tell(&self, whom: Ipv6Addr, now: Option<&RouterIpv6>, before: Option<&RouterIpv6>) -> io::Result<()> {
+        let packet = advertisement(self.station, now, before);
+        self.socket.send_to(&packet, SocketAddrV6::new(whom, 0, 0, self.index)).await.map(drop)
     }
 
     /// The next packet: who sent it, if it is a solicitation. The kernel has checked the checksum.
@@ -99,26 +157,49 @@ impl Advertiser {
             _ => None,
         })
     }
-
-    async fn answer(&self, source: Ipv6Addr) -> io::Result<()> {
-        self.socket.send_to(&self.packet, SocketAddrV6::new(addressee(source), 0, 0, self.index)).await?;
-        tracing::debug!(%source, "router solicitation answered");
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const STATION: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn ipv6(prefix: &str) -> RouterIpv6 {
+        let address = prefix.replace("/64", "1").parse().unwrap();
+        RouterIpv6 { prefix: prefix.parse().unwrap(), address }
+    }
+
     #[test]
-    fn the_advertisement_promises_nothing() {
-        let station = [2, 0, 0, 0, 0, 1];
-        let packet = advertisement(station);
+    fn without_a_prefix_the_advertisement_promises_nothing() {
+        let packet = advertisement(STATION, None, None);
         assert_eq!(packet.len(), 24);
         assert_eq!(packet[0], ADVERTISEMENT);
         assert!(packet[1..16].iter().all(|byte| *byte == 0), "a lifetime, flag or timer is set");
         assert_eq!(packet[16..], [1, 1, 2, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_prefix_is_advertised_with_dhcp_and_names_but_without_a_way_out() {
+        let lab = ipv6("fd00:10::/64");
+        let packet = advertisement(STATION, Some(&lab), Some(&lab));
+        assert_eq!((packet[5], &packet[6..8]), (0xc0, [0, 0].as_slice()));
+        let (prefix, server) = packet[24..].split_at(32);
+        assert_eq!(prefix[..4], [3, 4, 64, 0xc0]);
+        assert_eq!(prefix[4..12], [5400_u32.to_be_bytes(), 2700_u32.to_be_bytes()].concat());
+        assert_eq!(prefix[16..], lab.prefix.network().octets());
+        assert_eq!((&server[..2], &server[8..]), ([25, 3].as_slice(), lab.address.octets().as_slice()));
+    }
+
+    #[test]
+    fn a_prefix_that_has_ended_is_no_longer_preferred() {
+        let (old, new) = (ipv6("fd00:10::/64"), ipv6("fd00:20::/64"));
+        for (now, before) in [(Some(&new), 24 + 32 + 24), (None, 24)] {
+            let packet = advertisement(STATION, now, Some(&old));
+            let ended = &packet[before..];
+            assert_eq!(ended[8..12], [0; 4]);
+            assert_eq!(ended[16..], old.prefix.network().octets());
+        }
     }
 
     #[test]

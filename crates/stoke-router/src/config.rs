@@ -1,6 +1,6 @@
 //! The configuration as the DHCP server wants it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context as _, bail};
 use stoke_api::objects::DhcpMode;
@@ -98,6 +98,7 @@ pub(crate) fn check_same(old: &RouterConfig, new: &RouterConfig) -> anyhow::Resu
 }
 
 /// The router's own addresses.
-pub(crate) fn gateways(config: &RouterConfig) -> Vec<Ipv4Addr> {
-    config.subnets.iter().filter(|subnet| !subnet.relayed).map(|subnet| subnet.gateway).collect()
+pub(crate) fn own_addresses(config: &RouterConfig) -> Vec<IpAddr> {
+    let gateways = config.subnets.iter().filter(|subnet| !subnet.relayed).map(|subnet| IpAddr::V4(subnet.gateway));
+    gateways.chain(config.ipv6.as_ref().map(|ipv6| IpAddr::V6(ipv6.address))).collect()
 }

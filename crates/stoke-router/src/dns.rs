@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use stoke_dns::{Decision, Relayed, relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,6 +23,8 @@ const PORT: u16 = 53;
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(2);
 /// How long a client may keep a connection without asking (RFC 7766 section 6.2.3: seconds).
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// Connections that may wait to be taken.
+const BACKLOG: i32 = 128;
 /// Questions that may wait for upstream servers at a time.
 const IN_FLIGHT: usize = 512;
 /// Connections at a time.
@@ -52,11 +55,14 @@ impl Sockets {
     ///
     /// # Errors
     /// Naming port, address and what to do.
-    pub(crate) async fn bind(address: Ipv4Addr) -> anyhow::Result<Self> {
+    pub(crate) fn bind(address: IpAddr) -> anyhow::Result<Self> {
         let place = |protocol: &str| format!("DNS on {protocol} port {PORT} of {address}");
-        let udp = UdpSocket::bind((address, PORT)).await;
+        let udp = bind(address, Type::DGRAM).and_then(|socket| UdpSocket::from_std(socket.into()));
         let udp = udp.map_err(|error| not_served(&place("UDP"), 'u', PORT, error))?;
-        let tcp = TcpListener::bind((address, PORT)).await;
+        let tcp = bind(address, Type::STREAM).and_then(|socket| {
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        });
         let tcp = tcp.map_err(|error| not_served(&place("TCP"), 't', PORT, error))?;
         Ok(Self { udp: Arc::new(udp), tcp })
     }
@@ -72,6 +78,21 @@ impl Sockets {
             () = tcp => {}
         }
     }
+}
+
+/// A socket at the port. Of IPv6 the address may come later: it is the node agent that lays it.
+fn bind(address: IpAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address((address, PORT).into()), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if kind == Type::STREAM {
+        // Connections of the process before this one may linger.
+        socket.set_reuse_address(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&SocketAddr::from((address, PORT)).into())?;
+    Ok(socket)
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>, limits: Arc<Limits>) {

@@ -4,7 +4,7 @@
 //! - `config`: the configuration as the DHCP server and the zone want it; what is refused in it.
 //! - `plan`: pure: what a booting client is told, and the zone that follows from hosts and leases.
 //! - `state`: what the services share: leases, strangers, boot requests.
-//! - `dhcp`, `dns`, `advert`: one file for each service's sockets. The protocols themselves are `stoke-dhcp`,
+//! - `dhcp`, `dhcp6`, `dns`, `advert`: one file for each service's sockets. The protocols themselves are `stoke-dhcp`,
 //!   `stoke-dns`, and eight fields of an advertisement.
 //! - `proxy`: what a boot looks like beside another DHCP server.
 //! - `journal`: leases on disk; no acknowledgement leaves before its record is there.
@@ -17,6 +17,7 @@
 mod advert;
 mod config;
 mod dhcp;
+mod dhcp6;
 mod dns;
 mod frame;
 mod journal;

@@ -16,6 +16,12 @@ pub(crate) struct Metrics {
     pub(crate) replies: Family<Label, Counter>,
     /// Packets on the DHCP port that were not answered, by reason.
     pub(crate) dropped: Family<Label, Counter>,
+    /// DHCPv6 requests by type.
+    pub(crate) requests6: Family<Label, Counter>,
+    /// DHCPv6 replies by type.
+    pub(crate) replies6: Family<Label, Counter>,
+    /// Packets on the DHCPv6 port that were not answered, by reason.
+    pub(crate) dropped6: Family<Label, Counter>,
     /// Lease records on disk.
     pub(crate) records: Counter,
     /// Batches of records, each synced once.
@@ -33,6 +39,9 @@ impl Metrics {
         registry.register("dhcp_requests", "DHCP requests by type", self.requests.clone());
         registry.register("dhcp_replies", "DHCP replies by type", self.replies.clone());
         registry.register("dhcp_dropped", "DHCP packets without answer, by reason", self.dropped.clone());
+        registry.register("dhcp6_requests", "DHCPv6 requests by type", self.requests6.clone());
+        registry.register("dhcp6_replies", "DHCPv6 replies by type", self.replies6.clone());
+        registry.register("dhcp6_dropped", "DHCPv6 packets without answer, by reason", self.dropped6.clone());
         registry.register("lease_records", "Lease records written to disk", self.records.clone());
         registry.register("lease_batches", "Batches of lease records, each synced once", self.batches.clone());
         registry.register("dns_questions", "DNS questions by how they were answered", self.questions.clone());

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus_client::registry::Registry;
@@ -17,6 +17,7 @@ use stoke_api::objects::DhcpMode;
 use stoke_api::report::Report;
 use stoke_api::workload::RouterConfig;
 use stoke_daemon::{Launch, Role};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::advert::Advertiser;
@@ -25,7 +26,7 @@ use crate::journal::{Commit, Journal, Writer};
 use crate::metrics::Metrics;
 use crate::proxy::Port;
 use crate::state::{State, now_ms};
-use crate::{config, dns};
+use crate::{config, dhcp6, dns};
 
 /// Runs the role `router` until it is told to stop.
 ///
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Where replies go out; open as soon as DHCP is served.
     pub(crate) outlet: OnceLock<Outlet>,
+    /// Tells the advertiser that the prefix may have changed.
+    pub(crate) ipv6_changed: Notify,
 }
 
 impl Shared {
@@ -66,7 +69,8 @@ pub struct Router {
 struct Running {
     dhcp: Option<CancellationToken>,
     boot: Option<CancellationToken>,
-    names: BTreeMap<Ipv4Addr, CancellationToken>,
+    dhcp6: Option<CancellationToken>,
+    names: BTreeMap<IpAddr, CancellationToken>,
 }
 
 impl Router {
@@ -76,7 +80,7 @@ impl Router {
         let registry = metrics.registry();
         let interface = config.interface.clone();
         let state = Mutex::new(State::new(config, records)?);
-        let shared = Arc::new(Shared { state, metrics, outlet: OnceLock::new() });
+        let shared = Arc::new(Shared { state, metrics, outlet: OnceLock::new(), ipv6_changed: Notify::new() });
         let writer = Writer::start(journal, Committed(shared.clone()))?;
         let running = tokio::sync::Mutex::default();
         let router = Arc::new(Self { shared, writer, registry, running, shutdown });
@@ -93,7 +97,7 @@ impl Router {
     async fn serve(&self) -> anyhow::Result<()> {
         let (mode, interface, addresses) = {
             let state = self.shared.state();
-            (state.config.dhcp, state.config.interface.clone(), config::gateways(&state.config))
+            (state.config.dhcp, state.config.interface.clone(), config::own_addresses(&state.config))
         };
         let mut running = self.running.lock().await;
         running.names.retain(|address, stop| {
@@ -106,7 +110,7 @@ impl Router {
         for address in addresses {
             if let Entry::Vacant(entry) = running.names.entry(address) {
                 let stop = self.shutdown.child_token();
-                let sockets = dns::Sockets::bind(address).await?;
+                let sockets = dns::Sockets::bind(address)?;
                 tokio::spawn(sockets.serve(self.shared.clone(), stop.clone()));
                 entry.insert(stop);
             }
@@ -123,6 +127,26 @@ impl Router {
         if running.boot.is_none() && mode == DhcpMode::Proxy {
             running.boot = Some(self.serve_dhcp(&interface, Port::Boot)?);
         }
+        self.serve_dhcp6(&mut running, &interface)
+    }
+
+    /// DHCPv6, if the LAN has IPv6; and tells the advertiser.
+    fn serve_dhcp6(&self, running: &mut Running, interface: &stoke_api::LinkName) -> anyhow::Result<()> {
+        let wanted = {
+            let mut state = self.shared.state();
+            state.configure6(dhcp6::station(interface)?);
+            state.config.ipv6.is_some()
+        };
+        if let Some(stop) = running.dhcp6.take_if(|_| !wanted) {
+            stop.cancel();
+        }
+        if wanted && running.dhcp6.is_none() {
+            let socket = tokio::net::UdpSocket::from_std(dhcp6::bind(interface)?)?;
+            let stop = self.shutdown.child_token();
+            tokio::spawn(dhcp6::serve(socket, self.shared.clone(), stop.clone()));
+            running.dhcp6 = Some(stop);
+        }
+        self.shared.ipv6_changed.notify_one();
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! What the services share: configuration, leases, names, who asked for a boot.
 
+mod ipv6;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ const SAME_BOOT: u64 = 120_000;
 pub(crate) struct State {
     pub(crate) config: RouterConfig,
     pub(crate) server: Server,
+    /// DHCPv6, if the LAN has IPv6.
+    server6: Option<stoke_dhcp::v6::Server>,
     /// Why acknowledgements are held back, if they are.
     pub(crate) failure: Option<String>,
     zone: Arc<Zone>,
@@ -44,7 +48,7 @@ impl State {
         let server = Server::new(config::dhcp(&config)?, records);
         let zone = Arc::new(plan::zone(&config, server.leases(), 0)?);
         let (strangers, boot_requests) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { config, server, failure: None, zone, zone_until: 0, strangers, boot_requests })
+        Ok(Self { config, server, server6: None, failure: None, zone, zone_until: 0, strangers, boot_requests })
     }
 
     /// Goes over to another configuration; what to write to the journal.
@@ -98,22 +102,30 @@ impl State {
 
     fn note_boot(&mut self, request: &Request, asker: Asker, now_ms: u64) {
         let Some(host) = self.host(request) else { return self.note_stranger(request, asker, now_ms / 1000) };
-        let owner = host.owner.to_string();
+        self.note_request(host.owner.to_string(), Some(request.mac), asker, now_ms);
+    }
+
+    fn note_request(&mut self, owner: String, mac: Option<MacAddr>, asker: Asker, now_ms: u64) {
         let last = self.boot_requests.get(&owner).copied();
         let same_boot = asker.is_ipxe() && last.is_some_and(|last| now_ms.saturating_sub(last) < SAME_BOOT);
         if !same_boot {
-            tracing::info!(machine = owner, mac = %request.mac, client = %asker, "asks for a boot");
+            let mac = mac.map(tracing::field::display);
+            tracing::info!(machine = owner, mac, client = %asker, "asks for a boot");
             self.boot_requests.insert(owner, now_ms);
         }
     }
 
     fn note_stranger(&mut self, request: &Request, asker: Asker, now: u64) {
         let uuid = request.uuid().map(|uuid| uuid::Uuid::from_bytes(uuid).to_string());
-        let (mac, client) = (request.mac, asker.to_string());
+        self.remember(Stranger { mac: request.mac, uuid, client: asker.to_string(), last_seen: now });
+    }
+
+    fn remember(&mut self, stranger: Stranger) {
+        let (mac, client) = (stranger.mac, &stranger.client);
         if !self.strangers.contains_key(&mac) {
             tracing::info!(%mac, client, "asks for a boot; no object names it");
         }
-        self.strangers.insert(mac, Stranger { mac, uuid, client, last_seen: now });
+        self.strangers.insert(mac, stranger);
         while self.strangers.len() > STRANGERS {
             let oldest = self.strangers.values().min_by_key(|stranger| stranger.last_seen).map(|stranger| stranger.mac);
             oldest.and_then(|mac| self.strangers.remove(&mac));
@@ -124,10 +136,11 @@ impl State {
     pub(crate) fn zone(&mut self, now: u64) -> Arc<Zone> {
         if now >= self.zone_until {
             match plan::zone(&self.config, self.server.leases(), now) {
-                Ok(zone) => self.zone = Arc::new(zone),
+                Ok(zone) => self.zone = Arc::new(self.with_names6(zone, now)),
                 Err(error) => tracing::warn!("the names cannot be made anew: {error:#}"),
             }
-            let ends = self.server.leases().current(now).map(|lease| lease.expires).min();
+            let ends = self.server.leases().current(now).map(|lease| lease.expires);
+            let ends = ends.chain(self.bindings6(now).map(|binding| binding.expires)).min();
             self.zone_until = ends.unwrap_or(u64::MAX);
         }
         self.zone.clone()

@@ -180,7 +180,7 @@ fn each_firmware_is_told_what_it_can_boot() {
     assert_eq!(uefi["boot_file"], "snponly.efi");
     let http = boot("HTTPClient:Arch:00016:UNDI:003001", "0x5d:0010", &[]);
     assert_eq!(http["bootfile"], "http://10.77.0.1/v1/blob/sha256/ab.efi");
-    let ipxe = ["-x", "0x4d:69505845", "-x", "0xaf:130101"];
+    let ipxe = ["-x", "0x4d:69505845", "-x", "0xaf:130101180101"];
     let ipxe = boot("PXEClient:Arch:00000:UNDI:002001", "0x5d:0000", &ipxe);
     assert_eq!(ipxe["boot_file"], "http://10.77.0.1/v1/boot.ipxe?mac=52:54:00:77:00:01");
     let init = boot("stokehold-init", "0x5d:0000", &[]);

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod ipv6;
+#[cfg(test)]
 mod names;
 #[cfg(test)]
 mod world;

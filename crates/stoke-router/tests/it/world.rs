@@ -139,6 +139,16 @@ impl World {
         run(&all);
     }
 
+    /// Writes a shell script that can be executed; its path.
+    pub(crate) fn script(&self, name: &str, text: &str) -> String {
+        let (source, script) = (self.path(&format!("{name}.text")), self.path(name));
+        std::fs::write(&source, format!("#!/bin/sh\n{text}")).unwrap();
+        // By a program of its own: what this process writes cannot be executed while a child that it has forked, and that
+        // has not yet executed its program, has it open, too.
+        run(&["install", "-m755", &source.display().to_string(), &script.display().to_string()]);
+        script.display().to_string()
+    }
+
     /// Starts a program where the client is.
     pub(crate) fn spawn_as_client(&self, command: &[&str]) -> Running {
         let child = Command::new("ip").args(["netns", "exec", &self.client]).args(command).stdin(Stdio::null()).spawn();
