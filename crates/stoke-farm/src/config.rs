@@ -132,17 +132,17 @@ impl Serving {
 
     /// URL of the HTTP server, without a final slash.
     pub fn base_url(&self) -> String {
+        self.base_url_of(self.config.address)
+    }
+
+    /// The same of another replica.
+    pub fn base_url_of(&self, replica: std::net::Ipv4Addr) -> String {
         match self.config.http_port {
             80 => format!("http://{replica}"),
             port => format!("http://{replica}:{port}"),
         }
     }
 }
-        self.base_url_of(self.config.address)
-    }
-
-    /// The same of another replica.
-    pub fn base_url_of(&self, replica: std::net::Ipv4Addr) -> String {
 
 fn blobs(image: &FarmImage) -> Vec<(Digest, u64)> {
     let parts = [Some(image.kernel), Some(image.initramfs), Some(image.farm_initramfs), image.uki];

@@ -7,24 +7,28 @@
 //! - HTTP: `connections` accepts, `conversation` reads requests ([`request`]) and sends blobs (`blob`, `wire`); `http` and
 //!   `node_api` are the routes for everything else.
 //! - [`peers`]: which node copies its root from which other one, pure.
-//! - `boot_files`: what loaders are told, in their own languages.
 //! - `trace`: what is remembered of each boot, for `stoke farm trace`.
 //! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
 //!
 //! What it never does: give addresses (the router does), build or verify content (nodes verify what they get), serve a file
 //! that its configuration does not name by digest. Read [`sessions`] first, then `run`.
 
+mod blob;
 pub mod config;
 mod connections;
+mod conversation;
+mod crowd;
 mod files;
 mod http;
 mod journal;
 mod metrics;
 mod node_api;
+pub mod peers;
 pub mod plan;
+pub mod request;
 mod run;
 pub mod sessions;
 mod trace;
-pub mod peers;
+mod wire;
 
 pub use run::run;

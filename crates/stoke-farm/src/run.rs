@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Serving;
 use crate::connections::{self, Tls};
+use crate::conversation::Site;
 use crate::files::Roots;
 use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
@@ -55,8 +56,8 @@ pub(crate) struct Farm {
     serving: RwLock<Arc<Serving>>,
     sessions: Mutex<Sessions>,
     journal: Journal,
-    changes: watch::Sender<()>,
     peers: Mutex<Peers>,
+    changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
     pub(crate) trace: Trace,
     /// What keeps a service from being served.
@@ -95,12 +96,12 @@ impl Farm {
         Ok(node)
     }
 
-    /// Takes note of a machine that fetches its boot script.
-    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
     pub(crate) fn with_peers<T>(&self, ask: impl FnOnce(&mut Peers) -> T) -> T {
         ask(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Takes note of a machine that fetches its boot script.
+    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
         self.with_sessions(|sessions| sessions.loading(owner, mac, now_ms()));
     }
 
@@ -187,9 +188,9 @@ impl Running {
         let farm = Arc::new(Farm {
             sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
             journal,
+            peers: Mutex::default(),
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
-            peers: Mutex::default(),
             trace: Trace::default(),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),
@@ -260,12 +261,14 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         }
         Service::NodeApi => {
             let farm = farm.clone();
-            let router = node_api::router(farm.clone());
+            let routes = node_api::router(farm.clone()).merge(http::programs(farm.clone()));
+            let site = Arc::new(Site { farm: farm.clone(), routes });
             let tls: Tls = Arc::new(move || farm.serving().tls.clone());
-            connections::serve(listener, router, Some(tls), stop.clone()).await;
+            connections::serve(listener, site, Some(tls), stop.clone()).await;
         }
         Service::Http | Service::Tftp => {
-            connections::serve(listener, http::router(farm.clone()), None, stop.clone()).await;
+            let site = Arc::new(Site { farm: farm.clone(), routes: http::router(farm.clone()) });
+            connections::serve(listener, site, None, stop.clone()).await;
         }
     }
     Ok(())

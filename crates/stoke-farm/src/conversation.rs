@@ -1,0 +1,304 @@
+//! One HTTP connection: requests one after the other, blobs answered here, everything else by the site's routes.
+//!
+//! ```text
+//!            first byte within 75 s     head within 30 s        answered, at the client's pace
+//!   waiting --------------------> reading --------> answering -----------------> waiting, or the end
+//! ```
+//!
+//! While it waits or reads, a connection may be asked to leave for others ([`Crowd`]); it has then cost nobody anything.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::ConnectInfo;
+use axum::http::header::{self, HeaderMap, HeaderValue};
+use axum::http::{Method, StatusCode, Version};
+use axum::response::{IntoResponse as _, Response};
+use http_body_util::BodyExt as _;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use tokio::time::{Instant, timeout_at};
+
+use crate::blob::{self, Answer, Blob};
+use crate::crowd::Crowd;
+use crate::files::open_sized;
+use crate::request::{self, Malformed, Request};
+use crate::run::Farm;
+use crate::wire::{Pace, Wire};
+
+/// How long a connection may wait for its next request.
+const IDLE: Duration = Duration::from_secs(75);
+/// How long a request may take to arrive once it began.
+const ARRIVAL: Duration = Duration::from_secs(30);
+/// Longest content of unknown length that is put together so that its length can be said.
+const COLLECTED: usize = 16 << 20;
+
+/// What is served on a socket: blobs of a farm, and routes.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) farm: Arc<Farm>,
+    pub(crate) routes: Router,
+}
+
+/// Holds it until either side ends it.
+pub(crate) async fn hold(wire: Wire, site: &Site, crowd: &Crowd, peer: SocketAddr) {
+    let mut conversation = Conversation { wire, site, peer, input: Vec::new() };
+    match conversation.run(crowd).await {
+        Ok(()) => conversation.wire.finish().await,
+        Err(error) => tracing::debug!(%peer, %error, "HTTP connection ended"),
+    }
+}
+
+struct Conversation<'a> {
+    wire: Wire,
+    site: &'a Site,
+    peer: SocketAddr,
+    /// What was received and not understood yet: a part of a head, requests that came together.
+    input: Vec<u8>,
+}
+
+/// What comes next.
+enum Next {
+    Request(Box<Request>, Vec<u8>),
+    Malformed(Malformed),
+    End,
+}
+
+impl Conversation<'_> {
+    async fn run(&mut self, crowd: &Crowd) -> std::io::Result<()> {
+        loop {
+            match self.next(crowd).await? {
+                Next::End => return Ok(()),
+                Next::Malformed(malformed) => {
+                    tracing::debug!(peer = %self.peer, "HTTP: {malformed}");
+                    let response = (malformed.status(), format!("{malformed}\n")).into_response();
+                    return self.respond(response, &Ending::of(None)).await;
+                }
+                Next::Request(request, body) => {
+                    let ending = Ending::of(Some(&request));
+                    self.answer(*request, body, &ending).await?;
+                    if ending.last {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self, crowd: &Crowd) -> std::io::Result<Next> {
+        let place = crowd.enter();
+        tokio::select! {
+            () = place.asked_to_leave() => Ok(Next::End),
+            next = self.read() => next,
+        }
+    }
+
+    async fn read(&mut self) -> std::io::Result<Next> {
+        let mut deadline = Instant::now() + if self.input.is_empty() { IDLE } else { ARRIVAL };
+        loop {
+            match request::parse(&self.input) {
+                Ok(Some((request, head))) => return self.read_body(request, head, deadline).await,
+                Ok(None) => {}
+                Err(malformed) => return Ok(Next::Malformed(malformed)),
+            }
+            if self.input.is_empty() {
+                // Memory is for those who speak.
+                self.input = Vec::new();
+            }
+            let first = self.input.is_empty();
+            if !self.receive(deadline).await? {
+                return Ok(Next::End);
+            }
+            if first {
+                deadline = Instant::now() + ARRIVAL;
+            }
+        }
+    }
+
+    /// Waits for more of the client; tells whether more came.
+    async fn receive(&mut self, deadline: Instant) -> std::io::Result<bool> {
+        match timeout_at(deadline, self.wire.receive(&mut self.input)).await {
+            Ok(received) => Ok(received? > 0),
+            Err(_late) => Ok(false),
+        }
+    }
+
+    async fn read_body(&mut self, request: Request, head: usize, deadline: Instant) -> std::io::Result<Next> {
+        let whole = head + request.body;
+        if request.expects_continue && self.input.len() < whole {
+            self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n", false, &mut Pace::new()).await?;
+        }
+        while self.input.len() < whole {
+            if !self.receive(deadline).await? {
+                return Ok(Next::End);
+            }
+        }
+        let rest = self.input.split_off(whole);
+        let body = std::mem::replace(&mut self.input, rest).split_off(head);
+        Ok(Next::Request(Box::new(request), body))
+    }
+
+    async fn answer(&mut self, request: Request, body: Vec<u8>, ending: &Ending) -> std::io::Result<()> {
+        if let Some(name) = blob::name_in(request.target.path()) {
+            return self.answer_blob(&request, name, ending).await;
+        }
+        let mut asked = axum::http::Request::new(Body::from(body));
+        *asked.method_mut() = request.method;
+        *asked.uri_mut() = request.target;
+        *asked.version_mut() = request.version;
+        *asked.headers_mut() = request.fields;
+        asked.extensions_mut().insert(ConnectInfo(self.peer));
+        let response = match TowerToHyperService::new(self.site.routes.clone()).call(asked).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        self.respond(response, ending).await
+    }
+
+    async fn answer_blob(&mut self, request: &Request, name: &str, ending: &Ending) -> std::io::Result<()> {
+        let farm = &self.site.farm;
+        let found = blob::digest_of(name).and_then(|digest| Some((digest, farm.serving().blob(&digest)?)));
+        let Some((digest, (path, size))) = found else {
+            let text = "no image of this farm has this blob\n";
+            return self.respond((StatusCode::NOT_FOUND, text).into_response(), ending).await;
+        };
+        let opened = tokio::task::spawn_blocking(move || open_sized(&path, size)).await;
+        let file = match opened.map_err(std::io::Error::other).flatten() {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                tracing::error!(%digest, %error, "HTTP: cannot serve a blob");
+                let retry = [(header::RETRY_AFTER, "5")];
+                let response = (StatusCode::SERVICE_UNAVAILABLE, retry, format!("{error}\n")).into_response();
+                return self.respond(response, ending).await;
+            }
+        };
+        let answer = blob::answer(request, Blob { digest, size, kind: blob::media_type(name) });
+        let Answer { status, fields, part } = answer;
+        let mut pace = Pace::new();
+        self.wire.send(&ending.head(status, &fields), !part.is_empty(), &mut pace).await?;
+        if status.is_success() {
+            farm.metrics.blobs.inc();
+        }
+        let sent = &farm.metrics.http_bytes;
+        let count = |bytes| {
+            sent.inc_by(bytes);
+        };
+        self.wire.send_file(&file, part, &mut pace, count).await
+    }
+
+    /// Sends what a route answers. Its length is always said: firmware wants no chunks.
+    async fn respond(&mut self, response: Response, ending: &Ending) -> std::io::Result<()> {
+        let (mut parts, mut body) = response.into_parts();
+        let bare = parts.status == StatusCode::NO_CONTENT || parts.status == StatusCode::NOT_MODIFIED;
+        if !bare && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            let length = if let Some(length) = body.size_hint().exact() {
+                length
+            } else {
+                let whole = axum::body::to_bytes(body, COLLECTED).await.map_err(std::io::Error::other)?;
+                let length = whole.len() as u64;
+                body = Body::from(whole);
+                length
+            };
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let mut pace = Pace::new();
+        let silent = bare || ending.head_only || body.is_end_stream();
+        self.wire.send(&ending.head(parts.status, &parts.headers), !silent, &mut pace).await?;
+        while !silent && let Some(frame) = body.frame().await {
+            let frame = frame.map_err(std::io::Error::other)?;
+            if let Some(bytes) = frame.data_ref() {
+                self.wire.send(bytes, !body.is_end_stream(), &mut pace).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How an answer ends, and what is said of it.
+struct Ending {
+    /// No further request is read.
+    last: bool,
+    /// What the client is told of it, if it does not take it for granted.
+    word: Option<&'static str>,
+    /// No content follows the head.
+    head_only: bool,
+}
+
+impl Ending {
+    /// Of the answer to a request; to none, if it was not understood.
+    fn of(request: Option<&Request>) -> Self {
+        let last = !request.is_some_and(|request| request.persistent);
+        let old = request.is_some_and(|request| request.version == Version::HTTP_10);
+        let word = if last { Some("close") } else { old.then_some("keep-alive") };
+        Self { last, word, head_only: request.is_some_and(|request| request.method == Method::HEAD) }
+    }
+
+    /// The head of an answer.
+    fn head(&self, status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
+        let reason = status.canonical_reason().unwrap_or("Unknown");
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        let mut field = |name: &str, value: &[u8]| {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        };
+        for (name, value) in fields {
+            // These are the connection's own.
+            if name != header::CONNECTION && name != header::TRANSFER_ENCODING {
+                field(name.as_str(), value.as_bytes());
+            }
+        }
+        if !fields.contains_key(header::DATE) {
+            field("date", http_date(jiff::Timestamp::now()).as_bytes());
+        }
+        if let Some(word) = self.word {
+            field("connection", word.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+}
+
+/// A time as HTTP writes it (RFC 9110, section 5.6.7).
+fn http_date(time: jiff::Timestamp) -> String {
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(text: &str) -> Ending {
+        Ending::of(Some(&request::parse(text.as_bytes()).unwrap().unwrap().0))
+    }
+
+    #[test]
+    fn what_a_client_is_told_of_the_connection() {
+        let word = |text: &str| ending(text).word;
+        assert_eq!(word("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), None);
+        assert_eq!(word("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), Some("close"));
+        assert_eq!(word("GET / HTTP/1.0\r\n\r\n"), Some("close"));
+        assert_eq!(word("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), Some("keep-alive"));
+        assert_eq!(Ending::of(None).word, Some("close"));
+    }
+
+    #[test]
+    fn a_head_as_it_is_sent() {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(5));
+        fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        fields.insert(header::DATE, HeaderValue::from_static("now"));
+        let head = ending("GET / HTTP/1.0\r\n\r\n").head(StatusCode::OK, &fields);
+        let expected = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ndate: now\r\nconnection: close\r\n\r\n";
+        assert_eq!(String::from_utf8(head).unwrap(), expected);
+    }
+
+    #[test]
+    fn dates() {
+        let time = jiff::Timestamp::from_second(784_111_777).unwrap();
+        assert_eq!(http_date(time), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+}
