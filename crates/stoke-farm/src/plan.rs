@@ -11,19 +11,32 @@ use stoke_api::workload::FarmConfig;
 pub enum Service {
     /// Boot programs, UDP.
     Tftp,
+    /// The same over IPv6.
+    Tftp6,
     /// Boot scripts and blobs.
     Http,
+    /// The same over IPv6.
+    Http6,
     /// The API of nodes, HTTPS.
     NodeApi,
     /// Roots.
     Nbd,
 }
 
+impl Service {
+    /// Whether it is TFTP, of either kind.
+    pub fn is_tftp(self) -> bool {
+        matches!(self, Self::Tftp | Self::Tftp6)
+    }
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tftp => "TFTP",
+            Self::Tftp6 => "TFTP over IPv6",
             Self::Http => "HTTP",
+            Self::Http6 => "HTTP over IPv6",
             Self::NodeApi => "the node API",
             Self::Nbd => "NBD",
         })
@@ -41,7 +54,12 @@ pub fn endpoints(config: &FarmConfig) -> Endpoints {
         (Service::NodeApi, config.node_port),
         (Service::Nbd, config.nbd_port),
     ];
-    ports.map(|(service, port)| (service, SocketAddr::new(config.address.into(), port))).into()
+    let ports = ports.map(|(service, port)| (service, SocketAddr::new(config.address.into(), port)));
+    // Nodes go on by IPv4: their initramfs has no other.
+    let ports6 = [(Service::Tftp6, config.tftp_port), (Service::Http6, config.http_port)];
+    let at6 =
+        |address: std::net::Ipv6Addr| ports6.map(|(service, port)| (service, SocketAddr::new(address.into(), port)));
+    ports.into_iter().chain(config.address6.map(at6).into_iter().flatten()).collect()
 }
 
 /// One change.

@@ -245,7 +245,7 @@ async fn serve(farm: Arc<Farm>, service: Service, address: SocketAddr, stop: Can
 }
 
 async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &CancellationToken) -> io::Result<()> {
-    if service == Service::Tftp {
+    if service.is_tftp() {
         let socket = UdpSocket::bind(at).await?;
         farm.opened(service, at, stop);
         let counters = farm.metrics.tftp.clone();
@@ -266,7 +266,7 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
             let tls: Tls = Arc::new(move || farm.serving().tls.clone());
             connections::serve(listener, site, Some(tls), stop.clone()).await;
         }
-        Service::Http | Service::Tftp => {
+        Service::Http | Service::Http6 | Service::Tftp | Service::Tftp6 => {
             let site = Arc::new(Site { farm: farm.clone(), routes: http::router(farm.clone()) });
             connections::serve(listener, site, None, stop.clone()).await;
         }
@@ -285,7 +285,7 @@ impl Farm {
 
 /// What is wrong, and the next step.
 fn explain(service: Service, address: SocketAddr, error: &io::Error) -> String {
-    let (protocol, port) = (if service == Service::Tftp { "u" } else { "t" }, address.port());
+    let (protocol, port) = (if service.is_tftp() { "u" } else { "t" }, address.port());
     let hint = match error.kind() {
         // Only those of this process' network namespace count, which is seldom the one of who reads this.
         io::ErrorKind::AddrInUse => {
