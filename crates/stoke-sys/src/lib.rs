@@ -6,6 +6,7 @@
 //!
 //! Read [`dm`] first: it shows the shape of the others.
 
+pub mod datagrams;
 pub mod dm;
 pub mod fd;
 #[cfg(feature = "kvm")]

@@ -83,11 +83,15 @@ impl<'a> Packet<'a> {
 
 impl<'a> Request<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let mut texts = Texts(bytes);
-        let (file, mode) = (texts.next().ok_or(PacketError::Text)??, texts.next().ok_or(PacketError::Text)??);
+        // DHCP's option 67 has a length and no end: some ROMs take the end mark of the options, 255, for a part of the name.
+        let mut fields = Fields(bytes);
+        let file = fields.next().flatten().ok_or(PacketError::Text)?;
+        let file = std::str::from_utf8(without_marks(file)).map_err(|_| PacketError::Text)?;
+        let mut texts = fields.map(|field| field.and_then(|field| std::str::from_utf8(field).ok()));
+        let mode = texts.next().flatten().ok_or(PacketError::Text)?;
         let mut options = Vec::new();
         // Some ROMs pad their requests: what is no pair of texts ends the options and harms nothing.
-        while let (Some(Ok(name)), Some(Ok(value))) = (texts.next(), texts.next()) {
+        while let (Some(Some(name)), Some(Some(value))) = (texts.next(), texts.next()) {
             if name.is_empty() || options.len() == OPTION_LIMIT {
                 break;
             }
@@ -103,11 +107,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Texts that each end with a zero byte.
-struct Texts<'a>(&'a [u8]);
+/// Fields that each end with a zero byte; `None` for one without an end.
+struct Fields<'a>(&'a [u8]);
 
-impl<'a> Iterator for Texts<'a> {
-    type Item = Result<&'a str, PacketError>;
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<&'a [u8]>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -115,12 +119,20 @@ impl<'a> Iterator for Texts<'a> {
         }
         let Some(end) = self.0.iter().position(|byte| *byte == 0) else {
             self.0 = &[];
-            return Some(Err(PacketError::Text));
+            return Some(None);
         };
-        let (text, rest) = self.0.split_at_checked(end)?;
+        let (field, rest) = self.0.split_at_checked(end)?;
         self.0 = rest.get(1..).unwrap_or_default();
-        Some(std::str::from_utf8(text).map_err(|_| PacketError::Text))
+        Some(Some(field))
     }
+}
+
+/// A name without what ROMs leave at its end.
+fn without_marks(mut name: &[u8]) -> &[u8] {
+    while let [rest @ .., 0xff | b' ' | b'\r' | b'\n' | b'\t'] = name {
+        name = rest;
+    }
+    name
 }
 
 fn number(bytes: &[u8]) -> Option<(u16, &[u8])> {
@@ -180,6 +192,13 @@ mod tests {
             panic!("no request")
         };
         assert_eq!(request.options, [("tsize", "0")]);
+    }
+
+    #[test]
+    fn a_name_with_the_end_mark_of_dhcp_is_served() {
+        let Ok(Packet::Read(request)) = Packet::parse(b"\0\x01pxelinux.0\xff\0octet\0") else { panic!("no request") };
+        assert_eq!(request.file, "pxelinux.0");
+        assert_eq!(Packet::parse(b"\0\x01a\xffb\0octet\0"), Err(PacketError::Text));
     }
 
     proptest! {

@@ -11,52 +11,34 @@
 //! The driver owns socket, clock and file: after each [`Transfer::heard`], and whenever the last [`Action::WaitUntil`] has
 //! come, it calls [`Transfer::poll`] until that says to wait.
 //!
-//! Blocks are counted in 64 bits here and in 16 on the wire, so they roll over to 0 as every client of large files expects.
+//! Blocks are counted in 64 bits here and in 16 on the wire, so they roll over as clients of large files expect.
 //! A window that lost a packet is sent again from the last block that arrived (RFC 7440, section 4).
 
 use std::time::{Duration, Instant};
 
-use crate::packet::{self, Packet, Request};
+pub use crate::options::Limits;
+use crate::options::{DEFAULT_BLOCK, Rollover, grant};
+use crate::pace::Pace;
+use crate::packet::{Packet, Request};
+use crate::timing::RoundTrips;
 
-/// Content of a block without options (RFC 1350).
-const DEFAULT_BLOCK: u16 = 512;
-/// Wait for an acknowledgement before the round trip was ever measured.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// Least wait, however short the round trip: clients write to flash.
-const LEAST_WAIT: Duration = Duration::from_millis(40);
-/// Longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// Silence after which the client counts as gone.
+/// Silence after which a client counts as gone that was heard before.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What a server grants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest block. 1468 fits an Ethernet frame: 1500 without the headers of IPv4 (20), UDP (8) and TFTP (4).
-    pub block: u16,
-    /// Largest window. Above 64, clients and switches begin to drop.
-    pub window: u16,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { block: 1468, window: 64 }
-    }
-}
-
-impl Limits {
-    /// Limits for links of this MTU.
-    pub fn for_mtu(mtu: u16) -> Self {
-        Self { block: mtu.saturating_sub(32).clamp(DEFAULT_BLOCK, 65464), ..Self::default() }
-    }
-}
+/// The same for one that only asked: the request may have come from a made-up address.
+const PATIENCE_UNPROVEN: Duration = Duration::from_secs(10);
+/// The same for one that may have everything already: when its last word is lost, it is no longer there to repeat it.
+const PATIENCE_AT_END: Duration = Duration::from_secs(12);
+/// After this long, and so many attempts, a first block that does not arrive is longer than the path takes.
+const FIRST_BLOCK_LOST: (Duration, u32) = (Duration::from_secs(1), 3);
+/// A request that comes again so soon after its transfer went on is an echo of the first one.
+const ECHO: Duration = Duration::from_millis(500);
 
 /// What the driver does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send these bytes, then poll again.
     Send(Vec<u8>),
-    /// Send [`packet::data_header`] of `block` and this part of the file, then poll again.
+    /// Send [`data_header`](crate::packet::data_header) of `block` and this part of the file, then poll again.
     Data {
         /// The block's number on the wire.
         block: u16,
@@ -76,6 +58,8 @@ pub enum Action {
 pub enum Outcome {
     /// The client has the whole file.
     Complete,
+    /// All was sent, and the last acknowledgement never came: clients leave as soon as they have everything.
+    Unconfirmed,
     /// The client only wanted to know the size; UEFI firmware asks so before each transfer.
     Probe,
     /// The client gave up in the middle, and says why.
@@ -84,16 +68,26 @@ pub enum Outcome {
     Silent,
 }
 
+/// What a request that comes again from the same port means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The client did not get our answer, which is now sent again.
+    Repeated,
+    /// The network delivered it twice: nothing.
+    Echo,
+    /// It begins again.
+    Restart,
+}
+
 /// One transfer.
 #[derive(Debug)]
 pub struct Transfer {
     size: u64,
     block: u16,
     window: u16,
+    rollover: Rollover,
     /// Answer to the options, until the client has acknowledged it.
     offer: Option<Vec<u8>>,
-    /// The client's own wish (RFC 2349).
-    timeout: Option<Duration>,
     /// Blocks that arrived.
     arrived: u64,
     /// Blocks sent, or to be taken as sent: the next one is `sent + 1`.
@@ -102,57 +96,49 @@ pub struct Transfer {
     furthest: u64,
     /// Set when a window was sent again: acknowledgements may come twice, so they say nothing about loss.
     doubtful_until: u64,
+    /// Times that the present window was sent again for silence.
     attempts: u32,
-    round_trip: Option<Duration>,
+    round_trips: RoundTrips,
+    pace: Pace,
+    /// The next burst of the window leaves then.
+    pause: Option<Instant>,
     /// When the last packet of the window left; `None` while there is more to send.
     waiting_since: Option<Instant>,
     heard_at: Instant,
+    /// Whether anything but the request was ever heard.
+    proven: bool,
+    repeated_blocks: u64,
+    timeouts: u64,
     done: Option<Outcome>,
 }
 
 impl Transfer {
     /// Begins a transfer of a file of `size` bytes. The first packet is due at once.
     pub fn start(request: &Request<'_>, size: u64, limits: Limits, now: Instant) -> Self {
-        let mut transfer = Self {
+        let granted = grant(request, size, limits);
+        let mut round_trips = RoundTrips::new();
+        granted.wait.into_iter().for_each(|wait| round_trips.ask(wait));
+        Self {
             size,
-            block: DEFAULT_BLOCK,
-            window: 1,
-            offer: None,
-            timeout: None,
+            block: granted.block,
+            window: granted.window,
+            rollover: granted.rollover,
+            offer: granted.answer,
             arrived: 0,
             sent: 0,
             furthest: 0,
             doubtful_until: 0,
             attempts: 0,
-            round_trip: None,
+            round_trips,
+            pace: Pace::new(granted.window),
+            pause: None,
             waiting_since: None,
             heard_at: now,
+            proven: false,
+            repeated_blocks: 0,
+            timeouts: 0,
             done: None,
-        };
-        transfer.negotiate(request, limits);
-        transfer
-    }
-
-    /// Grants options. What is out of range is left out of the answer, which refuses it (RFC 2347).
-    fn negotiate(&mut self, request: &Request<'_>, limits: Limits) {
-        let mut granted = Vec::new();
-        let number = |name: &str| request.option(name);
-        if let Some(asked) = number("blksize").filter(|asked| *asked >= 8) {
-            self.block = u16::try_from(asked).unwrap_or(u16::MAX).min(limits.block.max(8));
-            granted.push(("blksize", u64::from(self.block)));
         }
-        if number("tsize").is_some() {
-            granted.push(("tsize", self.size));
-        }
-        if let Some(seconds) = number("timeout").filter(|seconds| (1..=255).contains(seconds)) {
-            self.timeout = Some(Duration::from_secs(seconds));
-            granted.push(("timeout", seconds));
-        }
-        if let Some(asked) = number("windowsize").filter(|asked| (1..=65535).contains(asked)) {
-            self.window = u16::try_from(asked).unwrap_or(u16::MAX).min(limits.window.max(1));
-            granted.push(("windowsize", u64::from(self.window)));
-        }
-        self.offer = (!granted.is_empty()).then(|| packet::option_ack(&granted));
     }
 
     /// Bytes of content in a full block.
@@ -160,9 +146,31 @@ impl Transfer {
         self.block
     }
 
+    /// Blocks in a full window.
+    pub fn window_size(&self) -> u16 {
+        self.window
+    }
+
     /// Bytes of the file that the client has.
     pub fn bytes_arrived(&self) -> u64 {
         (self.arrived * u64::from(self.block)).min(self.size)
+    }
+
+    /// Blocks that were sent more than once, and windows that nobody answered in time.
+    pub fn repeats(&self) -> (u64, u64) {
+        (self.repeated_blocks, self.timeouts)
+    }
+
+    /// Whether the client was heard since it asked; until then its address may be made up.
+    pub fn proven(&self) -> bool {
+        self.proven
+    }
+
+    /// Whether small packets reach the client and full ones do not: a path with a smaller MTU whose routers do not say so.
+    pub fn first_block_lost(&self, now: Instant) -> bool {
+        let (while_, attempts) = FIRST_BLOCK_LOST;
+        let sending = self.proven && self.offer.is_none() && self.arrived == 0 && self.block > DEFAULT_BLOCK;
+        sending && self.attempts >= attempts && now.saturating_duration_since(self.heard_at) >= while_
     }
 
     /// The last block is never full: a file whose size is a multiple of the block's ends with an empty one.
@@ -175,22 +183,41 @@ impl Transfer {
         if let Some(outcome) = &self.done {
             return Action::Done(outcome.clone());
         }
+        if let Some(pause) = self.pause.filter(|pause| now < *pause) {
+            return Action::WaitUntil(pause);
+        }
+        self.pause = None;
         let Some(since) = self.waiting_since else { return self.send(now) };
-        let due = since + self.wait();
+        let due = since + self.round_trips.wait(self.attempts);
         if now < due {
             return Action::WaitUntil(due);
         }
-        let patience = PATIENCE.max(self.timeout.unwrap_or_default() * 4);
-        if now.saturating_duration_since(self.heard_at) >= patience {
-            return self.finish(Outcome::Silent);
+        if now.saturating_duration_since(self.heard_at) >= self.patience() {
+            return self.finish(if self.at_end() { Outcome::Unconfirmed } else { Outcome::Silent });
         }
         self.attempts += 1;
+        self.timeouts += 1;
+        self.pace.silent();
         self.rewind();
         self.send(now)
     }
 
+    fn at_end(&self) -> bool {
+        self.offer.is_none() && self.furthest == self.last_block() && self.arrived > 0
+    }
+
+    fn patience(&self) -> Duration {
+        let patience = match self.proven {
+            false => PATIENCE_UNPROVEN,
+            true if self.at_end() => PATIENCE_AT_END,
+            true => PATIENCE,
+        };
+        patience.max(self.round_trips.asked().unwrap_or_default() * 4)
+    }
+
     /// Takes note of a packet from this client, other than a request.
     pub fn heard(&mut self, packet: &Packet<'_>, now: Instant) {
+        self.proven = true;
         match packet {
             Packet::Ack(block) if self.done.is_none() => self.acknowledged(*block, now),
             Packet::Error { message, .. } if self.done.is_none() => {
@@ -202,17 +229,29 @@ impl Transfer {
         }
     }
 
+    /// Takes note of the same request, from the same port.
+    pub fn asked_again(&mut self, now: Instant) -> Again {
+        if self.done.is_some() {
+            return Again::Restart;
+        }
+        if self.arrived == 0 && !self.proven {
+            self.sent = 0;
+            (self.waiting_since, self.pause, self.heard_at) = (None, None, now);
+            return Again::Repeated;
+        }
+        if now.saturating_duration_since(self.heard_at) < ECHO { Again::Echo } else { Again::Restart }
+    }
+
+    /// Takes note that the network says that nobody is there.
+    pub fn unreachable(&mut self) {
+        if self.done.is_none() {
+            self.done = Some(if self.at_end() { Outcome::Unconfirmed } else { Outcome::Silent });
+        }
+    }
+
     fn finish(&mut self, outcome: Outcome) -> Action {
         self.done = Some(outcome.clone());
         Action::Done(outcome)
-    }
-
-    /// The wait for an acknowledgement: the client's wish, or a few round trips, doubled with each attempt.
-    fn wait(&self) -> Duration {
-        let measured = self.round_trip.map_or(FIRST_WAIT, |time| time * 4 + LEAST_WAIT);
-        let first = self.timeout.unwrap_or(measured);
-        let longest = LONGEST_WAIT.max(self.timeout.unwrap_or_default());
-        first.saturating_mul(1 << self.attempts.min(6)).min(longest)
     }
 
     fn send(&mut self, now: Instant) -> Action {
@@ -223,19 +262,26 @@ impl Transfer {
         let block = self.sent + 1;
         let end = (self.arrived + u64::from(self.window)).min(self.last_block());
         self.sent = block;
+        self.repeated_blocks += u64::from(block <= self.furthest);
         self.furthest = self.furthest.max(block);
-        self.waiting_since = (block >= end).then_some(now);
+        if block >= end {
+            self.waiting_since = Some(now);
+            self.pace.begin();
+        } else {
+            self.pause = self.pace.block_left(self.round_trips.mean()).map(|gap| now + gap);
+        }
         let offset = (block - 1) * u64::from(self.block);
         let length = self.size.saturating_sub(offset).min(u64::from(self.block));
         let length = u16::try_from(length).unwrap_or(self.block);
-        Action::Data { block: wire_number(block), offset, length }
+        Action::Data { block: self.rollover.wire(block), offset, length }
     }
 
     /// Everything after the last block that arrived is sent again.
     fn rewind(&mut self) {
         self.doubtful_until = self.furthest;
         self.sent = self.arrived;
-        self.waiting_since = None;
+        (self.waiting_since, self.pause) = (None, None);
+        self.pace.begin();
     }
 
     fn acknowledged(&mut self, block: u16, now: Instant) {
@@ -247,7 +293,7 @@ impl Transfer {
             }
             return;
         }
-        let ahead = u64::from(block.wrapping_sub(wire_number(self.arrived)));
+        let ahead = self.rollover.ahead(block, self.arrived);
         match ahead {
             0 => self.repeated_ack(),
             // What was never sent cannot have arrived: a stray packet, or of a transfer before this one.
@@ -257,19 +303,30 @@ impl Transfer {
     }
 
     fn progress(&mut self, block: u64, now: Instant) {
-        if block == self.sent && self.attempts == 0 && self.doubtful_until < block {
+        if self.attempts > 0 {
+            self.too_early(now);
+        } else if block == self.sent && self.doubtful_until < block {
             self.measure(now);
         }
         self.arrived = block;
         (self.heard_at, self.attempts) = (now, 0);
         if self.arrived >= self.last_block() {
             self.done = Some(Outcome::Complete);
-        } else if block < self.sent && self.waiting_since.is_some() {
-            // The window was sent whole and only its beginning arrived (RFC 7440, section 4).
+        } else if block < self.sent {
+            // A client acknowledges a window's middle when something after it is missing (RFC 7440, section 4).
             self.rewind();
         } else {
             self.sent = self.sent.max(block);
-            self.waiting_since = None;
+            (self.waiting_since, self.pause) = (None, None);
+            self.pace.clean();
+        }
+    }
+
+    /// An answer to a second attempt that comes in less than a round trip was one to the first.
+    fn too_early(&mut self, now: Instant) {
+        let since = self.waiting_since.map(|since| now.saturating_duration_since(since));
+        if since.zip(self.round_trips.mean()).is_some_and(|(since, mean)| since < mean / 2) {
+            self.round_trips.too_early();
         }
     }
 
@@ -285,15 +342,10 @@ impl Transfer {
     }
 
     fn measure(&mut self, now: Instant) {
-        let Some(since) = self.waiting_since.filter(|_| self.attempts == 0) else { return };
-        let sample = now.saturating_duration_since(since);
-        self.round_trip = Some(self.round_trip.map_or(sample, |old| (old * 7 + sample) / 8));
+        if let Some(since) = self.waiting_since.filter(|_| self.attempts == 0) {
+            self.round_trips.measured(now.saturating_duration_since(since));
+        }
     }
-}
-
-fn wire_number(block: u64) -> u16 {
-    let [.., high, low] = block.to_be_bytes();
-    u16::from_be_bytes([high, low])
 }
 
 #[cfg(test)]
