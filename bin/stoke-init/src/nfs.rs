@@ -18,9 +18,8 @@ const USUAL: [&str; 2] = ["vers=3", "nolock"];
 /// Mounts it at `folder`.
 pub(crate) fn attach(root: &NfsRoot, folder: &str, loader: &mut Loader) -> Result<()> {
     let options = options(root);
-    for module in modules(&options) {
-        loader.load(module, c"")?;
-    }
+    // The kernel asks a program for its versions, and there is none here.
+    loader.load("nfsv3", c"")?;
     create_dir_all(folder).with_context(|| format!("could not make {folder}"))?;
     let source = format!("{}:{}", root.server, root.path);
     let flags = MountFlags::RDONLY | MountFlags::NODEV;
@@ -35,24 +34,13 @@ fn options(root: &NfsRoot) -> Vec<String> {
     let given: Vec<_> = if root.options.is_empty() { USUAL.to_vec() } else { own.collect() };
     let named = |key: &str| given.iter().any(|option| option.split('=').next() == Some(key));
     let mut options: Vec<_> = given.iter().map(|option| (*option).to_owned()).collect();
-    if !is_version_4(&options) && !named("mountproto") {
+    if !named("mountproto") {
         options.push("mountproto=tcp".to_owned());
     }
     if !named("addr") {
         options.push(format!("addr={}", root.server));
     }
     options
-}
-
-fn is_version_4(options: &[String]) -> bool {
-    let version =
-        |option: &String| option.strip_prefix("nfsvers=").or_else(|| option.strip_prefix("vers=")).map(str::to_owned);
-    options.iter().filter_map(version).next_back().is_some_and(|version| version.starts_with('4'))
-}
-
-/// The kernel asks a program for these, and there is none here.
-fn modules(options: &[String]) -> [&'static str; 2] {
-    ["nfs", if is_version_4(options) { "nfsv4" } else { "nfsv3" }]
 }
 
 #[cfg(test)]
@@ -68,9 +56,6 @@ mod tests {
     #[test]
     fn what_the_kernel_needs_is_added_and_what_is_given_is_kept() {
         assert_eq!(told(&[]), "vers=3,nolock,mountproto=tcp,addr=10.10.0.5");
-        assert_eq!(told(&["vers=4.2"]), "vers=4.2,addr=10.10.0.5");
         assert_eq!(told(&["nolock", "mountproto=udp"]), "nolock,mountproto=udp,addr=10.10.0.5");
-        assert_eq!(modules(&["nfsvers=4.1".to_owned()]), ["nfs", "nfsv4"]);
-        assert_eq!(modules(&["vers=3".to_owned()]), ["nfs", "nfsv3"]);
     }
 }

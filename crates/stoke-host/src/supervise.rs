@@ -41,6 +41,8 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(20);
 const RESTART_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const RESTART_PAUSE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a process may be too busy to answer before that is what is wrong with it.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A process that has run this long did not fail at its start: its pauses begin anew.
 const STABLE_MS: u64 = 60_000;
 /// Pause after a configuration was refused.
@@ -85,6 +87,8 @@ struct Process {
     report: Option<Report>,
     /// Whether this process has reported.
     answered: bool,
+    /// Since when it has not answered.
+    silent_since: Option<Instant>,
     failure: Option<String>,
     stop: Option<Stop>,
 }
@@ -102,6 +106,7 @@ impl Process {
             not_before: Instant::now(),
             report: None,
             answered: false,
+            silent_since: None,
             failure: None,
             stop: None,
         }
@@ -168,7 +173,7 @@ impl Supervisor {
                 kept: process.is_kept(),
                 running: process.id.is_some() && process.stop.is_none(),
                 report: process.report.clone(),
-                failure: process.failure.clone(),
+                failure: process.failure.clone().or_else(|| process.silence()),
             };
             (name.clone(), observed)
         };
@@ -214,7 +219,7 @@ impl Process {
         if status.is_none() && id.is_alive() {
             return;
         }
-        (self.id, self.child) = (None, None);
+        (self.id, self.child, self.silent_since) = (None, None, None);
         if self.stop.is_some() || self.files.build_report.exists() {
             return;
         }
@@ -248,10 +253,21 @@ impl Process {
         }
         let answer = http::request(&self.files.socket, Method::GET, "/status", Vec::new(), STATUS_LIMIT).await;
         // No answer yet is what a starting process gives. The last report stays until there is another.
-        let Some(answer) = answer.ok().filter(|answer| answer.status == StatusCode::OK) else { return };
+        let Some(answer) = answer.ok().filter(|answer| answer.status == StatusCode::OK) else {
+            self.silent_since.get_or_insert_with(Instant::now);
+            return;
+        };
+        self.silent_since = None;
         if let Ok(report) = serde_json::from_slice(&answer.body) {
             (self.report, self.answered) = (Some(report), true);
         }
+    }
+
+    /// A process that is there and says nothing: what it reported last is of no use any more.
+    fn silence(&self) -> Option<String> {
+        let silent = self.silent_since.filter(|_| self.id.is_some())?.elapsed();
+        (silent > SILENCE)
+            .then(|| format!("it does not answer since {} s; `stoke logs` has its last words", silent.as_secs()))
     }
 
     /// One step towards what is wanted. Whether there is more to come.

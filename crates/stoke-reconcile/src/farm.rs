@@ -123,9 +123,20 @@ fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &
     }
 }
 
+/// The addresses that new boots are sent to: without those of replicas that do not serve, as long as one does.
+fn live_addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Addr> {
+    let all = addresses(view, reference, farm);
+    let serves = |replica: u32| {
+        let name = replica_name(reference, replica);
+        view.started(&name).is_ok() && view.farm_report(&name).is_some_and(|report| report.ready)
+    };
+    let live: Vec<_> = (0..).zip(&all).filter(|(replica, _)| serves(*replica)).map(|(_, address)| *address).collect();
+    if live.is_empty() { all } else { live }
+}
+
 /// What booting clients are told of the farm.
 pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmBoot> {
-    let addresses = addresses(view, reference, farm);
+    let addresses = live_addresses(view, reference, farm);
     let ports = view.environment().ports;
     let images = images(view, reference, farm);
     let kernel = |image: &FarmImage| Some((image.architecture, format!("{}.efi", image.uki?.http_path())));

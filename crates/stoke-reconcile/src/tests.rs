@@ -254,6 +254,59 @@ fn a_second_look_changes_nothing() {
     assert_eq!((world.observed.objects.clone(), world.names().len()), before);
 }
 
+fn farm_with_replicas() -> Vec<AnyObject> {
+    let mut objects = lab();
+    let Some(AnyObject::Farm(farm)) = objects.get_mut(2) else { panic!("the farm") };
+    farm.spec.addresses = vec!["10.10.0.1".parse().unwrap(), "10.10.0.2".parse().unwrap()];
+    objects
+}
+
+fn boots_are_sent_to(world: &World) -> Vec<String> {
+    let Role::Router(config) = world.role("router-default-lab") else { panic!("a router") };
+    config.farms["default/lab"].addresses.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_replica_that_is_lost_gets_no_boots_until_it_is_back() {
+    let mut world = World::new(farm_with_replicas());
+    world.settle();
+    let both = ["10.10.0.1", "10.10.0.2"];
+    assert_eq!(boots_are_sent_to(&world), both);
+    assert_eq!(world.said(Kind::Farm, "lab"), format!("True Serving: hands out {}", version(7).digest));
+    let lose = |world: &mut World, name: &str| world.observed.workloads.get_mut(name).unwrap().running = false;
+    lose(&mut world, "farm-default-lab");
+    world.round();
+    assert_eq!(boots_are_sent_to(&world), ["10.10.0.2"]);
+    // Both replicas know of each other as before: clients that know the lost one find the other.
+    let Role::Farm(config) = world.role("farm-default-lab.1") else { panic!("a farm") };
+    assert_eq!((config.replicas.len(), config.replica, config.address.to_string().as_str()), (2, 1, "10.10.0.2"));
+    world.settle();
+    assert_eq!(boots_are_sent_to(&world), both);
+    // With all of them lost, there is nothing better than all of them.
+    lose(&mut world, "farm-default-lab");
+    lose(&mut world, "farm-default-lab.1");
+    world.round();
+    assert_eq!(boots_are_sent_to(&world), both);
+}
+
+#[test]
+fn a_machine_is_as_ready_as_its_newest_session_says() {
+    let mut world = World::new(farm_with_replicas());
+    world.settle();
+    let at =
+        |time: &str, ready| NodeState { phase: Phase::Ready, boot_started: time.into(), ready, ..NodeState::default() };
+    let owner = Some(reference(Kind::Machine, "node-1"));
+    for (replica, state) in [
+        ("farm-default-lab", at("2026-01-01T00:00:00Z", false)),
+        ("farm-default-lab.1", at("2026-01-01T00:05:00Z", true)),
+    ] {
+        let Report::Farm(report) = world.report(replica) else { panic!("a farm's report") };
+        report.nodes = vec![FarmNodeReport { owner: owner.clone(), mac: "52:54:00:00:00:01".parse().unwrap(), state }];
+    }
+    world.settle();
+    assert!(world.said(Kind::Machine, "node-1").starts_with("True "), "{}", world.said(Kind::Machine, "node-1"));
+}
+
 #[test]
 fn a_machine_says_what_it_waits_for() {
     let mut world = World::new(lab());

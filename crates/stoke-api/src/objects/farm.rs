@@ -276,10 +276,30 @@ impl FarmSpec {
             (RootMode::Nfs, Some(nfs)) if !nfs.path.starts_with('/') => {
                 problems.push(Problem::new("spec.boot.nfs.path", "this must begin with a slash"));
             }
-            (RootMode::Nfs, Some(_)) | (_, None) => {}
+            (RootMode::Nfs, Some(nfs)) => problems.extend(nfs.check()),
+            (_, None) => {}
             (_, Some(_)) => problems.push(Problem::new("spec.boot.nfs", "this needs `root: Nfs`")),
         }
         problems
+    }
+}
+
+impl NfsRoot {
+    /// The options end up in one line for the kernel, whose NFS in a node is version 3.
+    fn check(&self) -> Vec<Problem> {
+        let version =
+            |option: &str| option.strip_prefix("nfsvers=").or_else(|| option.strip_prefix("vers=")).map(str::to_owned);
+        let wrong = |option: &String| match version(option) {
+            Some(version) if version != "3" => Some("nodes have NFS version 3 in their initramfs: vers=3"),
+            _ if option.is_empty() || option.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control()) => {
+                Some("one option a line, without commas or spaces")
+            }
+            _ => None,
+        };
+        let problem =
+            |(index, message): (usize, &str)| Problem::new(format!("spec.boot.nfs.options[{index}]"), message);
+        let options = self.options.iter().map(wrong).enumerate();
+        options.filter_map(|(index, message)| Some((index, message?))).map(problem).collect()
     }
 }
 
@@ -328,5 +348,33 @@ impl User {
                 problems.push(Problem::new(format!("{at}.sshAuthorizedKeys[{index}]"), message));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(boot: &str) -> Vec<String> {
+        let text = format!("{{\"lan\":\"lab\",\"image\":\"node\",\"boot\":{boot}}}");
+        let spec: FarmSpec = serde_json::from_str(&text).unwrap();
+        spec.check().into_iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+    }
+
+    #[test]
+    fn aoe_is_refused_with_the_reason() {
+        let [problem] = &problems(r#"{"root":"Aoe"}"#)[..] else { panic!("one problem") };
+        assert!(problem.starts_with("spec.boot.root: ATA over Ethernet is not supported: it has no authentication"));
+    }
+
+    #[test]
+    fn nfs_needs_a_directory_and_options_that_the_kernel_takes() {
+        let nfs = |rest: &str| problems(&format!(r#"{{"root":"Nfs","nfs":{{"server":"10.10.0.5",{rest}}}}}"#));
+        assert_eq!(nfs(r#""path":"/srv/root""#), [""; 0]);
+        assert_eq!(nfs(r#""path":"/srv/root","options":["vers=3","nolock","port=20490"]"#), [""; 0]);
+        assert_eq!(nfs(r#""path":"srv""#).len(), 1);
+        assert_eq!(nfs(r#""path":"/srv","options":["vers=4.2","a,b","nolock",""]"#).len(), 3);
+        assert_eq!(problems(r#"{"root":"Nfs"}"#).len(), 1);
+        assert_eq!(problems(r#"{"root":"Ram","nfs":{"server":"10.10.0.5","path":"/a"}}"#).len(), 1);
     }
 }
