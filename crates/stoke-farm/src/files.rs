@@ -1,19 +1,14 @@
-//! What TFTP and NBD serve of a configuration.
+//! What TFTP serves of a configuration.
 
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stoke_api::Digest;
-use stoke_nbd::server::Handle;
-use stoke_nbd::{Export, Exports};
 use stoke_tftp::server::{Content, Files};
 
 use crate::run::Farm;
 use crate::trace::Noted;
-
-/// Block that reads of a root are best aligned to: the page, and the block of its dm-verity tree.
-const BLOCK: u32 = 4096;
 
 impl Files for Farm {
     /// A boot program by its name; firmware that was given a path by an older set-up asks for one in a folder.
@@ -26,32 +21,6 @@ impl Files for Farm {
             return None;
         };
         Some(program.clone())
-    }
-}
-
-/// The roots as NBD exports, named by digest.
-#[derive(Debug)]
-pub(crate) struct Roots(pub(crate) Arc<Farm>);
-
-impl Exports for Roots {
-    type Handle = Handle;
-
-    fn find(&self, name: &str) -> Option<Export<Handle>> {
-        let serving = self.0.serving();
-        let digest: Digest = name.parse().ok()?;
-        let root = serving.roots().find(|root| root.blob == digest)?;
-        let (path, size) = serving.blob(&root.blob)?;
-        match open_sized(&path, size) {
-            Ok(file) => Some(Export { handle: Arc::new(file), size, preferred_block: BLOCK }),
-            Err(error) => {
-                tracing::error!(%digest, %error, "NBD: cannot export");
-                None
-            }
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.0.serving().roots().map(|root| root.blob.to_string()).collect()
     }
 }
 

@@ -26,6 +26,7 @@ mod node_api;
 pub mod peers;
 pub mod plan;
 pub mod request;
+mod roots;
 mod run;
 pub mod sessions;
 mod trace;

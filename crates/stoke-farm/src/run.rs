@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Serving;
 use crate::connections::{self, Tls};
 use crate::conversation::Site;
-use crate::files::Roots;
 use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
 use crate::node_api::RecordError;
 use crate::peers::Peers;
 use crate::plan::{self, Endpoints, Service, Step};
+use crate::roots::{Images, Roots};
 use crate::sessions::{Node, SessionOver, Sessions};
 use crate::trace::Trace;
 use crate::{http, node_api};
@@ -59,6 +59,7 @@ pub(crate) struct Farm {
     peers: Mutex<Peers>,
     changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
+    pub(crate) images: Images,
     pub(crate) trace: Trace,
     /// What keeps a service from being served.
     failures: Mutex<BTreeMap<Service, String>>,
@@ -191,6 +192,7 @@ impl Running {
             peers: Mutex::default(),
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
+            images: Images::new(&serving.config.state),
             trace: Trace::default(),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),

@@ -154,6 +154,8 @@ fn refused(export: &str, code: u32, data: &[u8]) -> NegotiateError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::session::{Event, Export, Exports, Session};
     use proptest::prelude::*;
 
@@ -162,7 +164,12 @@ mod tests {
     impl Exports for Images {
         type Handle = ();
         fn find(&self, name: &str) -> Option<Export<()>> {
-            (name == "sha256:ab").then_some(Export { handle: (), size: 12_288, preferred_block: 131_072 })
+            (name == "sha256:ab").then_some(Export {
+                handle: (),
+                size: 12_288,
+                preferred_block: 131_072,
+                holes: Arc::default(),
+            })
         }
         fn names(&self) -> Vec<String> {
             Vec::new()

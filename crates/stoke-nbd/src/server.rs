@@ -1,35 +1,56 @@
-//! The tokio driver: accepts connections, runs a [`Session`] on each, reads exports from the page cache.
+//! The server: accepts connections, waits for clients that have something to say, and has `workers` answer them.
 //!
-//! An idle client costs its session and a small input buffer; the large buffers are borrowed from a pool while a reply is
-//! made. Replies to pipelined requests leave in one write.
+//! An idle client costs its descriptor, its session and a waiting task. A busy one is served by a thread, with that
+//! thread's buffers: short reads are gathered and leave in one call, long ones go from the page cache to the socket
+//! (sendfile(2)). A client that takes no answers is put aside with what it did not take, at most a gathering of them, and
+//! is not asked for more requests meanwhile.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::Advice;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::paged::{self, Buffer};
-use crate::session::{Event, Exports, Read, Session};
-use crate::wire;
+use crate::channel::Channel;
+use crate::connection::{Connection, Next, Surroundings};
+use crate::image::Image;
+use crate::session::{Exports, Tls};
+use crate::workers::Workers;
 
-/// Size of the pooled buffers: what `nbdcopy` reads at once, with room for headers.
-const BUFFER: usize = (256 << 10) + 4096;
-/// Buffers that wait for the next reply.
-const POOLED: usize = 16;
 /// Connections at once. Each is a descriptor and a few kilobytes.
-const CONNECTIONS: usize = 4096;
+const CONNECTIONS: usize = 16 << 10;
 /// Time from the connection to the end of the negotiation.
 const NEGOTIATION: Duration = Duration::from_secs(30);
+/// A client that takes none of its answers for so long has forgotten them.
+const STALLED: Duration = Duration::from_mins(5);
 
-/// A file to read from.
-pub type Handle = Arc<File>;
+/// What is read from.
+pub type Handle = Arc<Image>;
+
+/// TLS for clients that ask for it (`NBD_OPT_STARTTLS`).
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Certificate, and which clients' certificates are trusted.
+    pub server: Arc<rustls::ServerConfig>,
+    /// Whether clients get nothing without it. The kernel's client has no TLS.
+    pub required: bool,
+}
+
+impl TlsConfig {
+    pub(crate) fn policy(&self) -> Tls {
+        if self.required { Tls::Required } else { Tls::Offered }
+    }
+}
+
+/// Where the TLS configuration comes from: asked for each connection, so that a new certificate needs no new socket.
+pub type TlsSource = Arc<dyn Fn() -> Option<Arc<TlsConfig>> + Send + Sync>;
 
 /// What the server did so far.
 #[derive(Debug, Default)]
@@ -40,30 +61,55 @@ pub struct Counters {
     pub open: AtomicU64,
     /// Reads answered.
     pub reads: AtomicU64,
-    /// Bytes of data sent.
+    /// Bytes of data that were read.
     pub bytes: AtomicU64,
 }
 
+impl Counters {
+    pub(crate) fn read(&self, length: u32) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(u64::from(length), Ordering::Relaxed);
+    }
+}
+
 /// Serves exports. Clones share their connections' bounds and counters.
-#[derive(Debug)]
 pub struct Server<E> {
     exports: Arc<E>,
-    buffers: Arc<Mutex<Vec<Buffer>>>,
+    workers: Workers,
     permits: Arc<Semaphore>,
     counters: Arc<Counters>,
+    tls: Option<TlsSource>,
+}
+
+impl<E> std::fmt::Debug for Server<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("workers", &self.workers).finish_non_exhaustive()
+    }
 }
 
 impl<E> Clone for Server<E> {
     fn clone(&self) -> Self {
-        let (exports, buffers) = (self.exports.clone(), self.buffers.clone());
-        Self { exports, buffers, permits: self.permits.clone(), counters: self.counters.clone() }
+        Self {
+            exports: self.exports.clone(),
+            workers: self.workers.clone(),
+            permits: self.permits.clone(),
+            counters: self.counters.clone(),
+            tls: self.tls.clone(),
+        }
     }
 }
 
 impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
     /// A server of these exports. They are asked for each negotiation; an export that is gone stays readable to who has it.
     pub fn new(exports: Arc<E>, counters: Arc<Counters>) -> Self {
-        Self { exports, buffers: Arc::default(), permits: Arc::new(Semaphore::new(CONNECTIONS)), counters }
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Self { exports, workers: Workers::default(), permits, counters, tls: None }
+    }
+
+    /// Also inside of TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsSource) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Accepts until the token is cancelled. Connections that are established then go on.
@@ -78,7 +124,7 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
                 Ok((stream, peer)) => {
                     let server = self.clone();
                     tokio::spawn(async move {
-                        let ended = server.connection(stream).await;
+                        let ended = server.counted(stream).await;
                         tracing::debug!(%peer, ?ended, "NBD connection ended");
                         drop(permit);
                     });
@@ -92,181 +138,60 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
         }
     }
 
-    async fn connection(&self, stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        // A node that lost its power never says goodbye.
-        let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_mins(1));
-        let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(6);
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    async fn counted(&self, stream: TcpStream) -> io::Result<()> {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
-        let result = Connection { server: self, stream, session: Session::new(), reply: None }.run().await;
+        let result = self.connection(stream).await;
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
         result
     }
 
-    fn borrow(&self) -> Buffer {
-        let pooled = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        pooled.unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
-    }
-
-    fn give_back(&self, buffer: Buffer) {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffer.len() == BUFFER && buffers.len() < POOLED {
-            buffers.push(buffer);
-        }
-    }
-}
-
-/// Replies that wait to be sent together.
-struct Reply {
-    buffer: Buffer,
-    filled: usize,
-}
-
-impl Reply {
-    fn room(&self) -> usize {
-        self.buffer.len() - self.filled
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if let Some(space) = self.buffer.get_mut(self.filled..self.filled + bytes.len()) {
-            space.copy_from_slice(bytes);
-            self.filled += bytes.len();
-        }
-    }
-}
-
-struct Connection<'a, E> {
-    server: &'a Server<E>,
-    stream: TcpStream,
-    session: Session<Handle>,
-    reply: Option<Reply>,
-}
-
-impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Connection<'_, E> {
-    async fn run(mut self) -> io::Result<()> {
-        let deadline = tokio::time::Instant::now() + NEGOTIATION;
-        let mut input = Vec::with_capacity(2048);
+    async fn connection(&self, stream: TcpStream) -> io::Result<()> {
+        let channel = Channel::new(stream.into_std()?)?;
+        let mut connection = Connection::new(channel, self.tls.as_ref().and_then(|tls| tls()));
+        let negotiated = Instant::now() + NEGOTIATION;
         loop {
-            match self.session.poll(&*self.server.exports) {
-                Event::Read(read) => self.answer(read).await?,
-                Event::Cache { offset, length } => self.prefetch(offset, length),
-                Event::Close => return self.flush().await,
-                Event::NeedInput => {
-                    self.flush().await?;
-                    self.receive(&mut input, deadline).await?;
-                }
-            }
+            let (back, next) = self.turn(connection).await?;
+            connection = back;
+            let interest = match next {
+                Next::Closed => return Ok(()),
+                Next::Turn => continue,
+                Next::Readable => Interest::READABLE,
+                Next::Writable => Interest::WRITABLE,
+            };
+            let limit = match next {
+                _ if !connection.transmits() => Some(negotiated),
+                Next::Writable => Some(Instant::now() + STALLED),
+                _ => None,
+            };
+            ready(connection.socket(), interest, limit).await?;
         }
     }
 
-    async fn receive(&mut self, input: &mut Vec<u8>, deadline: tokio::time::Instant) -> io::Result<()> {
-        input.clear();
-        let received = if self.session.export().is_some() {
-            self.stream.read_buf(input).await?
-        } else {
-            tokio::time::timeout_at(deadline, self.stream.read_buf(input)).await??
-        };
-        if received == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
-        self.session.receive(input);
-        Ok(())
+    /// Has a thread serve the connection until there is something to wait for.
+    async fn turn(&self, mut connection: Connection) -> io::Result<(Connection, Next)> {
+        let (sender, receiver) = oneshot::channel();
+        let (exports, counters, workers) = (self.exports.clone(), self.counters.clone(), self.workers.clone());
+        self.workers.run(move |buffers| {
+            let surroundings = Surroundings { exports: &*exports, counters: &counters, workers: &workers };
+            let next = connection.turn(&surroundings, buffers);
+            // Nobody waits any more when the server has ended.
+            let _ = sender.send(next.map(|next| (connection, next)));
+        });
+        receiver.await.map_err(io::Error::other)?
     }
+}
 
-    /// Sends everything that waits, in order: replies first made are first in the buffer.
-    async fn flush(&mut self) -> io::Result<()> {
-        self.collect().await?;
-        self.release().await
-    }
-
-    /// Moves what the session wants to say behind the replies that wait.
-    async fn collect(&mut self) -> io::Result<()> {
-        if !self.session.has_output() {
-            return Ok(());
-        }
-        let mut bytes = Vec::new();
-        self.session.take_output(&mut bytes);
-        if let Some(reply) = self.reply.as_mut().filter(|reply| reply.room() >= bytes.len()) {
-            reply.push(&bytes);
-            return Ok(());
-        }
-        self.release().await?;
-        self.stream.write_all(&bytes).await
-    }
-
-    /// Sends the replies that wait and gives their buffer back.
-    async fn release(&mut self) -> io::Result<()> {
-        if let Some(reply) = self.reply.take() {
-            self.stream.write_all(reply.buffer.get(..reply.filled).unwrap_or_default()).await?;
-            self.server.give_back(reply.buffer);
-        }
-        Ok(())
-    }
-
-    async fn answer(&mut self, read: Read) -> io::Result<()> {
-        let Some(file) = self.session.export().map(|export| export.handle.clone()) else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        };
-        self.collect().await?;
-        let header = self.session.read_header(&read);
-        let (mut offset, mut left) = (read.offset, read.length as usize);
-        let mut begun = false;
-        while !begun || left > 0 {
-            let head = if begun { &[][..] } else { header.as_ref() };
-            let piece = left.min(BUFFER - header.as_ref().len());
-            if self.reply.as_ref().is_some_and(|reply| reply.room() < head.len() + piece) {
-                self.send_reply().await?;
-            }
-            match self.append(&file, head, piece, offset).await {
-                Ok(()) => {}
-                Err(error) if begun => return Err(error),
-                Err(error) => {
-                    tracing::error!(%error, offset, "cannot read an export");
-                    self.session.fail(read.cookie, wire::EIO);
-                    return Ok(());
-                }
-            }
-            (offset, left, begun) = (offset + piece as u64, left - piece, true);
-        }
-        self.server.counters.reads.fetch_add(1, Ordering::Relaxed);
-        self.server.counters.bytes.fetch_add(u64::from(read.length), Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn send_reply(&mut self) -> io::Result<()> {
-        if let Some(reply) = &mut self.reply {
-            self.stream.write_all(reply.buffer.get(..reply.filled).unwrap_or_default()).await?;
-            reply.filled = 0;
-        }
-        Ok(())
-    }
-
-    /// Appends a header and a piece of the file to the replies that wait; nothing if the file cannot be read.
-    async fn append(&mut self, file: &Handle, head: &[u8], piece: usize, offset: u64) -> io::Result<()> {
-        let reply = self.reply.take().unwrap_or_else(|| Reply { buffer: self.server.borrow(), filled: 0 });
-        let before = reply.filled;
-        let at = (before + head.len(), piece);
-        let (buffer, result) = paged::read_exact_at(file, reply.buffer, at, offset).await;
-        let mut reply = Reply { buffer, filled: before };
-        if result.is_ok() {
-            reply.push(head);
-            reply.filled += piece;
-        }
-        self.reply = Some(reply);
-        result
-    }
-
-    fn prefetch(&self, offset: u64, length: u32) {
-        if let Some(export) = self.session.export() {
-            // Advice: whether it was taken shows in nothing but time.
-            let _ = rustix::fs::fadvise(
-                &*export.handle,
-                offset,
-                std::num::NonZeroU64::new(length.into()),
-                Advice::WillNeed,
-            );
-        }
+/// Waits until the socket is ready. It is known to the reactor only meanwhile: a busy connection must not wake it.
+#[expect(
+    deprecated,
+    reason = "a borrowed descriptor is open for as long as it is registered, which is what makes it sound"
+)]
+async fn ready(socket: BorrowedFd<'_>, interest: Interest, limit: Option<Instant>) -> io::Result<()> {
+    let socket = AsyncFd::with_interest(socket, interest)?;
+    let ready = async { socket.ready(interest).await.map(drop) };
+    match limit {
+        Some(limit) => tokio::time::timeout_at(limit, ready).await?,
+        None => ready.await,
     }
 }

@@ -24,12 +24,18 @@ pub const OPT_EXPORT_NAME: u32 = 1;
 pub const OPT_ABORT: u32 = 2;
 /// Option: names of all exports.
 pub const OPT_LIST: u32 = 3;
+/// Option: go on inside of TLS.
+pub const OPT_STARTTLS: u32 = 5;
 /// Option: describe an export.
 pub const OPT_INFO: u32 = 6;
 /// Option: describe an export and enter transmission.
 pub const OPT_GO: u32 = 7;
 /// Option: the client understands structured replies.
 pub const OPT_STRUCTURED_REPLY: u32 = 8;
+/// Option: which metadata contexts an export has.
+pub const OPT_LIST_META_CONTEXT: u32 = 9;
+/// Option: which metadata contexts the client will ask for.
+pub const OPT_SET_META_CONTEXT: u32 = 10;
 
 /// Reply to an option: done.
 pub const REP_ACK: u32 = 1;
@@ -37,12 +43,16 @@ pub const REP_ACK: u32 = 1;
 pub const REP_SERVER: u32 = 2;
 /// Reply to an option: a piece of information on an export.
 pub const REP_INFO: u32 = 3;
+/// Reply to an option: a metadata context.
+pub const REP_META_CONTEXT: u32 = 4;
 /// Set in every reply that is an error.
 pub const REP_ERROR: u32 = 1 << 31;
 /// Error reply: no such option here.
 pub const REP_ERR_UNSUP: u32 = REP_ERROR | 1;
 /// Error reply: the option's data make no sense.
 pub const REP_ERR_INVALID: u32 = REP_ERROR | 3;
+/// Error reply: only inside of TLS.
+pub const REP_ERR_TLS_REQD: u32 = REP_ERROR | 5;
 /// Error reply: no such export.
 pub const REP_ERR_UNKNOWN: u32 = REP_ERROR | 6;
 /// Error reply: the option's data are too long.
@@ -50,6 +60,8 @@ pub const REP_ERR_TOO_BIG: u32 = REP_ERROR | 9;
 
 /// Information: size and transmission flags.
 pub const INFO_EXPORT: u16 = 0;
+/// Information: the export's name.
+pub const INFO_NAME: u16 = 1;
 /// Information: block sizes.
 pub const INFO_BLOCK_SIZE: u16 = 3;
 
@@ -78,6 +90,18 @@ pub const CMD_TRIM: u16 = 4;
 pub const CMD_CACHE: u16 = 5;
 /// Command: write zeroes.
 pub const CMD_WRITE_ZEROES: u16 = 6;
+/// Command: what is data and what is a hole.
+pub const CMD_BLOCK_STATUS: u16 = 7;
+
+/// Flag of a read: one chunk, however long.
+pub const CMD_FLAG_DF: u16 = 1 << 2;
+/// Flag of a block status request: one descriptor.
+pub const CMD_FLAG_REQ_ONE: u16 = 1 << 3;
+
+/// The metadata context in which a block is data, or a hole that reads as zeroes.
+pub const BASE_ALLOCATION: &str = "base:allocation";
+/// Block status: nothing is stored here, and it reads as zeroes (`NBD_STATE_HOLE` and `NBD_STATE_ZERO`).
+pub const STATE_HOLE_ZERO: u32 = 3;
 
 /// Flag of a structured reply's last chunk.
 pub const REPLY_FLAG_DONE: u16 = 1;
@@ -85,6 +109,10 @@ pub const REPLY_FLAG_DONE: u16 = 1;
 pub const REPLY_TYPE_NONE: u16 = 0;
 /// Chunk of data: offset, then content.
 pub const REPLY_TYPE_OFFSET_DATA: u16 = 1;
+/// Chunk of zeroes: offset, then length.
+pub const REPLY_TYPE_OFFSET_HOLE: u16 = 2;
+/// Chunk of block status descriptors.
+pub const REPLY_TYPE_BLOCK_STATUS: u16 = 5;
 /// Chunk that says that the whole command failed.
 pub const REPLY_TYPE_ERROR: u16 = (1 << 15) + 1;
 
