@@ -5,22 +5,22 @@ use stoke_api::node::Mode;
 
 /// The words that are ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cmdline {
+pub struct Cmdline {
     /// `stoke.farm=URL`: the farm, whatever DHCP says.
-    pub(crate) farm: Option<String>,
+    pub farm: Option<String>,
     /// `stoke.root=URL`: the root without a farm, by `nbd://HOST:PORT/EXPORT` or `http://…`.
-    pub(crate) root: Option<String>,
+    pub root: Option<String>,
     /// `stoke.mode=auto|nbd|ram`: where the root is while the node runs, whatever the farm says.
-    pub(crate) mode: Option<Mode>,
+    pub mode: Option<Mode>,
     /// `BOOTIF=01-52-54-…`: the interface that the firmware booted from, as PXELINUX and iPXE write it.
-    pub(crate) boot_interface: Option<MacAddr>,
+    pub boot_interface: Option<MacAddr>,
     /// Words that are ours and mean nothing, for the console.
-    pub(crate) refused: Vec<String>,
+    pub refused: Vec<String>,
 }
 
 impl Cmdline {
     /// Reads the command line; the last of several wins, as with the kernel's own.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         text.split_whitespace().fold(Self::default(), |mut so_far, word| {
             if !so_far.take(word) {
                 so_far.refused.push(word.to_owned());

@@ -18,49 +18,60 @@ const PAD: u8 = 0;
 const END: u8 = 255;
 
 /// Codes of the options that are used here.
-pub(crate) mod code {
-    pub(crate) const SUBNET_MASK: u8 = 1;
-    pub(crate) const ROUTER: u8 = 3;
-    pub(crate) const DNS: u8 = 6;
-    pub(crate) const HOSTNAME: u8 = 12;
-    pub(crate) const DOMAIN: u8 = 15;
-    pub(crate) const ROOT_PATH: u8 = 17;
-    pub(crate) const MTU: u8 = 26;
-    pub(crate) const REQUESTED_ADDRESS: u8 = 50;
-    pub(crate) const LEASE_TIME: u8 = 51;
-    pub(crate) const OVERLOAD: u8 = 52;
-    pub(crate) const MESSAGE_TYPE: u8 = 53;
-    pub(crate) const SERVER: u8 = 54;
-    pub(crate) const PARAMETERS: u8 = 55;
-    pub(crate) const RENEW: u8 = 58;
-    pub(crate) const REBIND: u8 = 59;
-    pub(crate) const VENDOR_CLASS: u8 = 60;
-    pub(crate) const MACHINE: u8 = 97;
+#[expect(missing_docs, reason = "the names are those of the registry")]
+pub mod code {
+    pub const SUBNET_MASK: u8 = 1;
+    pub const ROUTER: u8 = 3;
+    pub const DNS: u8 = 6;
+    pub const HOSTNAME: u8 = 12;
+    pub const DOMAIN: u8 = 15;
+    pub const ROOT_PATH: u8 = 17;
+    pub const MTU: u8 = 26;
+    pub const REQUESTED_ADDRESS: u8 = 50;
+    pub const LEASE_TIME: u8 = 51;
+    pub const OVERLOAD: u8 = 52;
+    pub const MESSAGE_TYPE: u8 = 53;
+    pub const SERVER: u8 = 54;
+    pub const PARAMETERS: u8 = 55;
+    pub const RENEW: u8 = 58;
+    pub const REBIND: u8 = 59;
+    pub const VENDOR_CLASS: u8 = 60;
+    pub const MACHINE: u8 = 97;
 }
 
-/// Values of the message type.
-pub(crate) const DISCOVER: u8 = 1;
-pub(crate) const OFFER: u8 = 2;
-pub(crate) const REQUEST: u8 = 3;
-pub(crate) const ACK: u8 = 5;
-pub(crate) const NAK: u8 = 6;
+/// The message type of a client that looks for servers (RFC 2132, section 9.6).
+pub const DISCOVER: u8 = 1;
+/// That of a server's offer.
+pub const OFFER: u8 = 2;
+/// That of a client that wants an address.
+pub const REQUEST: u8 = 3;
+/// That of a lease.
+pub const ACK: u8 = 5;
+/// That of a refusal.
+pub const NAK: u8 = 6;
 
 /// A message. What a client does not use is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub struct Message {
     /// Whether it comes from a server.
-    pub(crate) reply: bool,
-    pub(crate) transaction: u32,
-    pub(crate) seconds: u16,
-    pub(crate) client_address: Ipv4Addr,
-    pub(crate) your_address: Ipv4Addr,
-    pub(crate) mac: MacAddr,
-    pub(crate) options: BTreeMap<u8, Vec<u8>>,
+    pub reply: bool,
+    /// Chosen by the client; comes back from the server.
+    pub transaction: u32,
+    /// Seconds since the client began.
+    pub seconds: u16,
+    /// The address that the client has (`ciaddr`).
+    pub client_address: Ipv4Addr,
+    /// The address that the client gets (`yiaddr`).
+    pub your_address: Ipv4Addr,
+    /// The client.
+    pub mac: MacAddr,
+    /// Options by code.
+    pub options: BTreeMap<u8, Vec<u8>>,
 }
 
 impl Message {
     /// The bytes of a request whose answer shall be broadcast.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let operation = if self.reply { 2 } else { 1 };
         let mut bytes = vec![operation, 1, 6, 0];
         bytes.extend(self.transaction.to_be_bytes());
@@ -84,7 +95,7 @@ impl Message {
     }
 
     /// Reads a message; none if it is none, or not of Ethernet.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_at_checked(FIXED)?;
         let [operation, 1, 6, _, rest_of_fixed @ ..] = fixed else { return None };
         let mut options = BTreeMap::new();
@@ -109,36 +120,36 @@ impl Message {
     }
 
     /// The message type.
-    pub(crate) fn kind(&self) -> Option<u8> {
+    pub fn kind(&self) -> Option<u8> {
         self.options.get(&code::MESSAGE_TYPE)?.first().copied()
     }
 
     /// The addresses in an option.
-    pub(crate) fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
+    pub fn addresses(&self, code: u8) -> Vec<Ipv4Addr> {
         let value = self.options.get(&code).map(Vec::as_slice).unwrap_or_default();
         value.chunks_exact(4).filter_map(|octets| address_at(octets, 0)).collect()
     }
 
     /// The first address in an option.
-    pub(crate) fn address(&self, code: u8) -> Option<Ipv4Addr> {
+    pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
         self.addresses(code).first().copied()
     }
 
     /// An option as a number of 32 bits.
-    pub(crate) fn number(&self, code: u8) -> Option<u32> {
+    pub fn number(&self, code: u8) -> Option<u32> {
         let octets: [u8; 4] = self.options.get(&code)?.as_slice().try_into().ok()?;
         Some(u32::from_be_bytes(octets))
     }
 
     /// An option as a number of 16 bits.
-    pub(crate) fn short(&self, code: u8) -> Option<u16> {
+    pub fn short(&self, code: u8) -> Option<u16> {
         let octets: [u8; 2] = self.options.get(&code)?.as_slice().try_into().ok()?;
         Some(u16::from_be_bytes(octets))
     }
 
     /// An option as text; some servers end it with a zero byte. None if it is empty, or has control characters, which
     /// would end up in files.
-    pub(crate) fn text(&self, code: u8) -> Option<String> {
+    pub fn text(&self, code: u8) -> Option<String> {
         let text = std::str::from_utf8(self.options.get(&code)?).ok()?.trim_end_matches('\0').trim();
         (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
     }

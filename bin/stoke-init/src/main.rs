@@ -10,10 +10,8 @@
 mod accounts;
 mod boot;
 mod clock;
-mod cmdline;
 mod configure;
 mod dhcp;
-mod dhcp_wire;
 mod farm;
 mod handoff;
 mod hostkey;
@@ -23,10 +21,10 @@ mod kernel_fs;
 mod layers;
 mod modules;
 mod nbd;
-mod nfs;
-mod peer;
 mod netlink;
 mod network;
+mod nfs;
+mod peer;
 mod plan;
 mod ram;
 mod reporter;
@@ -36,6 +34,8 @@ mod switch;
 mod verity;
 
 use std::process::ExitCode;
+
+use stoke_init::{cmdline, dhcp_wire};
 
 fn main() -> ExitCode {
     if std::env::args().next().as_deref() == Some(switch::RESIDENT) {

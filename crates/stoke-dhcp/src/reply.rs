@@ -88,8 +88,12 @@ impl Server {
 /// What goes back as it came: client identifier (RFC 6842), machine identifier (RFC 4578 section 2.3, firmware drops
 /// replies without it), subnet selection (RFC 3011 section 3), and last of all the relay's option (RFC 3046 section 2.1).
 pub(crate) fn echo(request: &Request, message: &mut Message) {
-    for code in [option::CLIENT_ID, option::MACHINE_ID, option::SUBNET_SELECTION, option::RELAY_AGENT] {
-        message.option(code, request.options.get(code).unwrap_or_default());
+    // One longer than that came in pieces (RFC 3396), and would make the reply larger than a frame.
+    let longest =
+        [(option::CLIENT_ID, 255), (option::MACHINE_ID, 32), (option::SUBNET_SELECTION, 4), (option::RELAY_AGENT, 255)];
+    for (code, longest) in longest {
+        let value = request.options.get(code).filter(|value| value.len() <= longest);
+        message.option(code, value.unwrap_or_default());
     }
 }
 

@@ -1,0 +1,4 @@
+//! The corpora, replayed and changed.
+
+#[cfg(test)]
+mod replay;
