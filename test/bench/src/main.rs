@@ -3,6 +3,8 @@
 //! `cargo xtask bench [NAME…] [--json FILE] [--rounds N]`. Each benchmark is a module that yields [`Row`]s.
 
 mod boot;
+mod farm;
+mod http;
 mod peers;
 mod row;
 mod serial;
@@ -32,7 +34,7 @@ struct Arguments {
 /// A benchmark: how often each side runs and which sides do, to its rows.
 type Benchmark = fn(usize, &str) -> Result<Vec<Row>>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run)];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
