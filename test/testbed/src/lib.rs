@@ -4,6 +4,7 @@
 //! - [`World`]: the host. Its name is unique; commands run inside by [`World::command`].
 //! - [`Installation`]: `stoke up` in a world, its objects and processes.
 //! - [`machine::Foreign`]: a machine that nobody of ours started, on a wire to the installation.
+//! - [`Relay`]: a wire between worlds that is long, or loses frames.
 //! - [`peers`]: the servers that ours are measured against.
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
@@ -12,10 +13,12 @@ mod cache;
 mod installation;
 pub mod machine;
 pub mod peers;
+mod relay;
 mod wait;
 mod world;
 
 pub use cache::cache;
 pub use installation::{Installation, User, programs};
+pub use relay::{Relay, Wire};
 pub use wait::{Process, wait_for};
 pub use world::World;
