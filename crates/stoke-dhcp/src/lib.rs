@@ -24,6 +24,7 @@ pub mod config;
 pub mod journal;
 pub mod lease;
 mod offers;
+pub mod others;
 mod proxy;
 mod reply;
 mod reserved;

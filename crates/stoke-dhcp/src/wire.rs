@@ -330,7 +330,21 @@ fn field<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
     header.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
-/// A server's message, before it is bytes.
+/// Type and server identifier of a server's message.
+pub(crate) fn server_message(packet: &[u8]) -> Option<(MessageType, Ipv4Addr)> {
+    let (header, rest) = packet.split_first_chunk::<HEADER>()?;
+    let options = with_overloaded(header, Options::parse(rest.strip_prefix(&MAGIC)?));
+    let [BOOT_REPLY, ..] = *header else { return None };
+    let kind = match options.get(option::MESSAGE_TYPE)?.first()? {
+        2 => MessageType::Offer,
+        5 => MessageType::Ack,
+        6 => MessageType::Nak,
+        _ => return None,
+    };
+    Some((kind, options.address(option::SERVER_ID)?))
+}
+
+/// A message, before it is bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     kind: MessageType,
@@ -347,6 +361,16 @@ impl Message {
         message.put(10, &request.flags.to_be_bytes());
         message.put(24, &request.relay.octets());
         message.put(28, &request.mac.0);
+        message
+    }
+
+    /// A client's DISCOVER that asks for a broadcast answer.
+    pub(crate) fn discover(mac: MacAddr, xid: u32) -> Self {
+        let mut message = Self { kind: MessageType::Discover, header: [0; HEADER], options: Vec::new() };
+        message.put(0, &[BOOT_REQUEST, ETHERNET, 6]);
+        message.put(4, &xid.to_be_bytes());
+        message.put(28, &mac.0);
+        message.broadcast();
         message
     }
 

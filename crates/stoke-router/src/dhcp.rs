@@ -1,22 +1,27 @@
 //! The DHCP sockets: requests come by UDP, replies to clients without an address go out as frames.
+//!
+//! A thread for each port reads as fast as packets come, so that the time at which one came is known and the kernel's
+//! queue stays short; one thread (`answering`) takes them from the intake.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use stoke_api::LinkName;
-use stoke_dhcp::{Destination, Record, Reply, Request};
+use stoke_dhcp::{Destination, Record, Reply};
 use stoke_sys::packet::LinkSocket;
 use tokio_util::sync::CancellationToken;
 
 use crate::frame;
-use crate::journal::{Commit, Surroundings, Writer};
+use crate::intake::Packet;
+use crate::journal::Surroundings;
 use crate::metrics::count;
 use crate::proxy::Port;
 use crate::run::Shared;
-use crate::state::now_ms;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -24,20 +29,20 @@ const CLIENT_PORT: u16 = 68;
 const BOOT_PORT: u16 = 4011;
 /// Room in the socket's queue: a storm of a thousand requests is about a megabyte in the kernel's reckoning.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// How soon a listener sees that it shall end.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longer than any Ethernet packet that has not been cut into pieces.
+const LONGEST: usize = 4096;
 
 /// Sends replies wherever they go.
 #[derive(Debug)]
 pub(crate) struct Outlet {
     link: LinkSocket,
-    udp: UdpSocket,
+    udp: Arc<UdpSocket>,
 }
 
 impl Outlet {
-    /// Opens the way for frames beside that for packets.
-    ///
-    /// # Errors
-    /// If the interface is not there.
-    pub(crate) fn open(interface: &LinkName, udp: UdpSocket) -> anyhow::Result<Self> {
+    fn open(interface: &LinkName, udp: Arc<UdpSocket>) -> anyhow::Result<Self> {
         let link = LinkSocket::open(interface.as_str()).with_context(|| {
             format!("cannot send on interface {interface}; is it there? `ip link show {interface}`")
         })?;
@@ -56,44 +61,96 @@ impl Outlet {
         match reply.to {
             Destination::Relay(relay) => udp(relay, SERVER_PORT),
             Destination::Routed(client) => udp(client, CLIENT_PORT),
-            // Only what came to the boot server's port is answered so, by that port's own socket.
-            Destination::Back => Err(io::ErrorKind::InvalidInput.into()),
             Destination::Link { mac, address } => {
                 let from = SocketAddrV4::new(reply.from, SERVER_PORT);
                 let to = SocketAddrV4::new(address, CLIENT_PORT);
-                let packet = frame::datagram(from, to, &reply.bytes).ok_or(io::ErrorKind::InvalidInput)?;
+                let packet = frame::datagram(from, to, &reply.bytes).ok_or(ErrorKind::InvalidInput)?;
                 self.link.send(&packet, mac.0)
             }
+            // Only what came to the boot server's port is answered so, by that port's own socket.
+            Destination::Back => Err(ErrorKind::InvalidInput.into()),
         }
     }
 }
 
-/// Opens the server's port on one interface.
-///
-/// # Errors
-/// Naming port, interface and what to do.
-pub(crate) fn bind(interface: &LinkName, port: Port) -> anyhow::Result<UdpSocket> {
+/// A port that is listened on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Listens on a port of an interface.
+    ///
+    /// # Errors
+    /// Naming port, interface and what to do.
+    pub(crate) fn start(
+        interface: &LinkName,
+        port: Port,
+        shared: &Arc<Shared>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let socket = Arc::new(bind(interface, port)?);
+        if port == Port::Dhcp {
+            shared.set_outlet(Some(Outlet::open(interface, socket.clone())?));
+        }
+        let (shared, stopping) = (shared.clone(), stop.clone());
+        let name = format!("dhcp-{}", number(port));
+        let run = move || listen(&socket, port, &shared, &stopping);
+        let thread = std::thread::Builder::new().name(name).spawn(run)?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends it. The port is free when this returns, but for replies that are still sent from it.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a DHCP listener did not end as it should");
+        }
+    }
+}
+
+fn number(port: Port) -> u16 {
+    match port {
+        Port::Dhcp => SERVER_PORT,
+        Port::Boot => BOOT_PORT,
+    }
+}
+
+fn bind(interface: &LinkName, port: Port) -> anyhow::Result<UdpSocket> {
     let (number, name) = match port {
         Port::Dhcp => (SERVER_PORT, "DHCP"),
         Port::Boot => (BOOT_PORT, "ProxyDHCP"),
     };
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket
-        .bind_device(Some(interface.as_str().as_bytes()))
-        .with_context(|| format!("cannot use interface {interface}; is it there? `ip link show {interface}`"))?;
+    let socket = on_interface(interface)?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number));
     let place = format!("{name} on UDP port {number} of {interface}");
     socket.bind(&address.into()).map_err(|error| not_served(&place, 'u', number, error))?;
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
         tracing::debug!("the receive buffer stays small: {error}");
     }
-    socket.set_nonblocking(true)?;
+    socket.set_read_timeout(Some(PAUSE))?;
+    socket.set_write_timeout(Some(PAUSE))?;
     Ok(socket.into())
+}
+
+/// A UDP socket of one interface, not bound yet.
+///
+/// # Errors
+/// If there is no such interface.
+pub(crate) fn on_interface(interface: &LinkName) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket
+        .bind_device(Some(interface.as_str().as_bytes()))
+        .with_context(|| format!("cannot use interface {interface}; is it there? `ip link show {interface}`"))?;
+    Ok(socket)
 }
 
 /// Why something is not served at a `place`, with the next step.
 pub(crate) fn not_served(place: &str, protocol: char, port: u16, error: io::Error) -> anyhow::Error {
-    if error.kind() != io::ErrorKind::AddrInUse {
+    if error.kind() != ErrorKind::AddrInUse {
         return anyhow::Error::new(error).context(format!("cannot serve {place}"));
     }
     // Only those of this process' network namespace count, which is seldom the one of who reads this.
@@ -103,72 +160,26 @@ pub(crate) fn not_served(place: &str, protocol: char, port: u16, error: io::Erro
     )
 }
 
-/// Answers requests until told to stop.
-pub(crate) async fn serve(
-    socket: tokio::net::UdpSocket,
-    port: Port,
-    shared: Arc<Shared>,
-    writer: Writer,
-    stop: CancellationToken,
-) {
-    let mut buffer = vec![0; 2048];
-    loop {
-        let received = tokio::select! {
-            () = stop.cancelled() => return,
-            received = socket.recv_from(&mut buffer) => received,
-        };
-        match received {
+fn listen(socket: &Arc<UdpSocket>, port: Port, shared: &Shared, stop: &CancellationToken) {
+    let mut buffer = [0; LONGEST];
+    while !stop.is_cancelled() {
+        match socket.recv_from(&mut buffer) {
             Ok((length, SocketAddr::V4(source))) => {
-                let back = handle(buffer.get(..length).unwrap_or_default(), *source.ip(), port, &shared, &writer);
-                if let Some(reply) = back
-                    && let Err(error) = socket.send_to(&reply.bytes, source).await
-                {
-                    tracing::warn!(%source, "cannot send a ProxyDHCP reply: {error}");
+                let bytes = buffer.get(..length).unwrap_or_default().into();
+                let back = (port == Port::Boot).then(|| socket.clone());
+                if !shared.intake.put(Packet { bytes, source, port, back, at: Instant::now() }) {
+                    count(&shared.metrics.dropped, "reason", "overload");
                 }
             }
             Ok(_) => {}
-            // An ICMP error about an earlier reply; the socket goes on.
-            Err(error) => tracing::debug!("receiving DHCP: {error}"),
-        }
-    }
-}
-
-/// Answers a packet; what goes back to where it came from is for the caller.
-fn handle(packet: &[u8], source: Ipv4Addr, port: Port, shared: &Shared, writer: &Writer) -> Option<Reply> {
-    let metrics = &shared.metrics;
-    let request = match Request::parse(packet) {
-        Ok(request) => request,
-        Err(error) => {
-            tracing::debug!(%source, "{error}");
-            count(&metrics.dropped, "reason", "malformed");
-            return None;
-        }
-    };
-    count(&metrics.requests, "type", format!("{:?}", request.kind));
-    let answer = shared.state().answer(&request, source, port, now_ms());
-    tracing::debug!(mac = %request.mac, request = ?request.kind, reply = ?answer.kind, address = ?answer.address, "DHCP");
-    if answer.exhausted {
-        tracing::warn!(mac = %request.mac, "no address is left for it; make the pools larger");
-        count(&metrics.dropped, "reason", "exhausted");
-    }
-    if let Some(kind) = answer.kind {
-        count(&metrics.replies, "type", format!("{kind:?}"));
-    }
-    match (answer.record, answer.reply) {
-        (Some(record), reply) => {
-            if !writer.commit(Commit { records: vec![record], reply }) {
-                count(&metrics.dropped, "reason", "disk");
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}
+            Err(error) => {
+                // An ICMP error about an earlier reply, or the interface is down for now; the socket goes on.
+                tracing::debug!("receiving DHCP: {error}");
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
-        (None, Some(reply)) if reply.to == Destination::Back => return Some(reply),
-        (None, Some(reply)) => {
-            if let Some(outlet) = shared.outlet.get() {
-                outlet.send(&reply);
-            }
-        }
-        (None, None) => {}
     }
-    None
 }
 
 /// What the journal's thread uses: replies go out where requests came in.
@@ -176,9 +187,13 @@ pub(crate) struct Committed(pub(crate) Arc<Shared>);
 
 impl Surroundings for Committed {
     fn send(&mut self, reply: &Reply) {
-        if let Some(outlet) = self.0.outlet.get() {
+        if let Some(outlet) = self.0.outlet() {
             outlet.send(reply);
         }
+    }
+
+    fn table_length(&mut self) -> usize {
+        self.0.state().server.leases().len()
     }
 
     fn snapshot(&mut self) -> Vec<Record> {

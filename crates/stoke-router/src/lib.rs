@@ -15,16 +15,22 @@
 //! store. It answers only on the interface and addresses that it is given.
 
 mod advert;
+mod alarms;
+mod answering;
+mod arp;
 mod config;
 mod dhcp;
 mod dhcp6;
 mod dns;
 mod frame;
+mod guard;
+mod intake;
 mod journal;
 mod metrics;
 mod plan;
 mod proxy;
 mod run;
 mod state;
+mod watch;
 
 pub use run::{Router, run};

@@ -16,6 +16,8 @@ pub(crate) struct Metrics {
     pub(crate) replies: Family<Label, Counter>,
     /// Packets on the DHCP port that were not answered, by reason.
     pub(crate) dropped: Family<Label, Counter>,
+    /// Clients that were found to load the same program again and again.
+    pub(crate) loops: Counter,
     /// DHCPv6 requests by type.
     pub(crate) requests6: Family<Label, Counter>,
     /// DHCPv6 replies by type.
@@ -39,6 +41,7 @@ impl Metrics {
         registry.register("dhcp_requests", "DHCP requests by type", self.requests.clone());
         registry.register("dhcp_replies", "DHCP replies by type", self.replies.clone());
         registry.register("dhcp_dropped", "DHCP packets without answer, by reason", self.dropped.clone());
+        registry.register("boot_loops", "Clients that loaded the same program again and again", self.loops.clone());
         registry.register("dhcp6_requests", "DHCPv6 requests by type", self.requests6.clone());
         registry.register("dhcp6_replies", "DHCPv6 replies by type", self.replies6.clone());
         registry.register("dhcp6_dropped", "DHCPv6 packets without answer, by reason", self.dropped6.clone());

@@ -4,7 +4,7 @@ use stoke_api::node::DHCP_OPTION_FARM;
 use stoke_api::workload::{RouterConfig, RouterSubnet};
 use stoke_boot::policy::{Answer, Client};
 use stoke_dhcp::wire::option;
-use stoke_dhcp::{BootOptions, Leases, Request};
+use stoke_dhcp::{BootOptions, Leases, Record, Request};
 use stoke_dns::Zone;
 
 /// `PXE_DISCOVERY_CONTROL` (6) with bit 3: take the boot file of this very reply and look for no boot server; then the
@@ -53,6 +53,21 @@ pub(crate) fn boot_options(answer: Answer) -> BootOptions {
             BootOptions { options: vec![(DHCP_OPTION_FARM, url.into_bytes())], ..BootOptions::default() }
         }
     }
+}
+
+/// What became of a request, for people: `OFFER 10.10.0.21 snponly.efi`.
+pub(crate) fn result(answer: &stoke_dhcp::Answer, program: Option<&str>, refusal: Option<&String>) -> String {
+    let kind = match (answer.kind, &answer.record) {
+        (Some(kind), _) => format!("{kind:?}").to_uppercase(),
+        (None, Some(Record::Declined { .. })) => "the address rests".to_owned(),
+        (None, Some(_)) => "the lease ends".to_owned(),
+        (None, None) if answer.exhausted => "no address is left".to_owned(),
+        (None, None) => "no answer".to_owned(),
+    };
+    let address = answer.address.map(|address| address.to_string());
+    let program = answer.kind.and(program).map(str::to_owned);
+    let refusal = refusal.map(|refusal| format!("({refusal})"));
+    [Some(kind), address, program, refusal].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// The names of the machines: those that objects name by their address and lease, then the others by what they call

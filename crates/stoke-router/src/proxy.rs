@@ -17,7 +17,7 @@ use stoke_dhcp::BootOptions;
 use stoke_dhcp::wire::option;
 
 /// Where the reply is sent from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Port {
     /// Of DHCP servers, 67.
     Dhcp,

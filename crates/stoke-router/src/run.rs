@@ -1,32 +1,36 @@
 //! Starts the services of a LAN's router, and goes over to another configuration while they run.
 //!
 //! ```text
-//!              UDP 67            queue                      frames, UDP
-//!  clients ------------> dhcp ------------> journal thread ------------> clients
-//!                          |  offers, refusals                             ^
-//!                          +-----------------------------------------------+
+//!           UDP 67, 4011      newest first           records               frames, UDP
+//!  clients ----> dhcp ----> intake ----> answering ----> journal's thread ----> clients
+//!                                            |  offers, refusals                  ^
+//!                                            +------------------------------------+
 //! ```
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use prometheus_client::registry::Registry;
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::Report;
 use stoke_api::workload::RouterConfig;
+use stoke_api::{LinkName, MacAddr};
+use stoke_daemon::trace::Traces;
 use stoke_daemon::{Launch, Role};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::advert::Advertiser;
-use crate::dhcp::{self, Committed, Outlet};
+use crate::dhcp::{Committed, Listener, Outlet};
+use crate::intake::Intake;
 use crate::journal::{Commit, Journal, Writer};
 use crate::metrics::Metrics;
 use crate::proxy::Port;
 use crate::state::{State, now_ms};
-use crate::{config, dhcp6, dns};
+use crate::watch::{Prober, Watch};
+use crate::{answering, config, dhcp6, dns};
 
 /// Runs the role `router` until it is told to stop.
 ///
@@ -41,8 +45,14 @@ pub async fn run(launch: Launch) -> anyhow::Result<()> {
 pub(crate) struct Shared {
     state: Mutex<State>,
     pub(crate) metrics: Metrics,
-    /// Where replies go out; open as soon as DHCP is served.
-    pub(crate) outlet: OnceLock<Outlet>,
+    /// What happened to machines that boot.
+    pub(crate) traces: Arc<Traces>,
+    /// DHCP requests that wait for an answer.
+    pub(crate) intake: Intake,
+    /// Where replies go out; open while DHCP is served.
+    outlet: RwLock<Option<Arc<Outlet>>>,
+    /// What asks who has an address; absent if the interface does not let us.
+    prober: Option<Arc<Prober>>,
     /// Tells the advertiser that the prefix may have changed.
     pub(crate) ipv6_changed: Notify,
 }
@@ -51,6 +61,28 @@ impl Shared {
     /// The state. A panic of another holder leaves it whole: each change is one call.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where replies go out, while DHCP is served.
+    pub(crate) fn outlet(&self) -> Option<Arc<Outlet>> {
+        self.outlet.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces it.
+    pub(crate) fn set_outlet(&self, outlet: Option<Outlet>) {
+        *self.outlet.write().unwrap_or_else(PoisonError::into_inner) = outlet.map(Arc::new);
+    }
+
+    /// Whether the station is the interface itself.
+    pub(crate) fn is_own(&self, mac: MacAddr) -> bool {
+        self.prober.as_ref().is_some_and(|prober| prober.station() == mac)
+    }
+
+    /// Asks whether somebody uses an address that was offered.
+    pub(crate) fn prove(&self, address: Ipv4Addr) {
+        if let Some(prober) = &self.prober {
+            prober.offered(address, now_ms() / 1000);
+        }
     }
 }
 
@@ -67,8 +99,7 @@ pub struct Router {
 /// Services that run, each with what ends it.
 #[derive(Debug, Default)]
 struct Running {
-    dhcp: Option<CancellationToken>,
-    boot: Option<CancellationToken>,
+    dhcp: BTreeMap<Port, Listener>,
     dhcp6: Option<CancellationToken>,
     names: BTreeMap<IpAddr, CancellationToken>,
 }
@@ -80,8 +111,24 @@ impl Router {
         let registry = metrics.registry();
         let interface = config.interface.clone();
         let state = Mutex::new(State::new(config, records)?);
-        let shared = Arc::new(Shared { state, metrics, outlet: OnceLock::new(), ipv6_changed: Notify::new() });
+        let (watch, prober) = match Watch::open(&interface) {
+            Ok((watch, prober)) => (Some(watch), Some(prober)),
+            Err(error) => {
+                tracing::warn!(%interface, "the LAN is not watched for conflicts: {error}");
+                (None, None)
+            }
+        };
+        let shared = Arc::new(Shared {
+            state,
+            metrics,
+            traces: Arc::default(),
+            intake: Intake::default(),
+            outlet: RwLock::default(),
+            prober,
+            ipv6_changed: Notify::new(),
+        });
         let writer = Writer::start(journal, Committed(shared.clone()))?;
+        start_threads(watch, &shared, &writer, &shutdown)?;
         let running = tokio::sync::Mutex::default();
         let router = Arc::new(Self { shared, writer, registry, running, shutdown });
         router.serve().await?;
@@ -115,23 +162,12 @@ impl Router {
                 entry.insert(stop);
             }
         }
-        if let Some(stop) = running.dhcp.take_if(|_| mode == DhcpMode::Off) {
-            stop.cancel();
-        }
-        if let Some(stop) = running.boot.take_if(|_| mode != DhcpMode::Proxy) {
-            stop.cancel();
-        }
-        if running.dhcp.is_none() && mode != DhcpMode::Off {
-            running.dhcp = Some(self.serve_dhcp(&interface, Port::Dhcp)?);
-        }
-        if running.boot.is_none() && mode == DhcpMode::Proxy {
-            running.boot = Some(self.serve_dhcp(&interface, Port::Boot)?);
-        }
+        self.serve_dhcp(&mut running, &interface, mode).await?;
         self.serve_dhcp6(&mut running, &interface)
     }
 
     /// DHCPv6, if the LAN has IPv6; and tells the advertiser.
-    fn serve_dhcp6(&self, running: &mut Running, interface: &stoke_api::LinkName) -> anyhow::Result<()> {
+    fn serve_dhcp6(&self, running: &mut Running, interface: &LinkName) -> anyhow::Result<()> {
         let wanted = {
             let mut state = self.shared.state();
             state.configure6(dhcp6::station(interface)?);
@@ -150,17 +186,46 @@ impl Router {
         Ok(())
     }
 
-    fn serve_dhcp(&self, interface: &stoke_api::LinkName, port: Port) -> anyhow::Result<CancellationToken> {
-        let socket = dhcp::bind(interface, port)?;
-        let receiver = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
-        // If DHCP was off for a while, replies go on by the first outlet: the interface is the same.
-        if port == Port::Dhcp && self.shared.outlet.get().is_none() {
-            let _ = self.shared.outlet.set(Outlet::open(interface, socket)?);
+    /// The DHCP ports that the mode has.
+    async fn serve_dhcp(&self, running: &mut Running, interface: &LinkName, mode: DhcpMode) -> anyhow::Result<()> {
+        let wanted: &[Port] = match mode {
+            DhcpMode::Off => &[],
+            DhcpMode::Proxy => &[Port::Dhcp, Port::Boot],
+            DhcpMode::Authoritative | DhcpMode::Reservations | DhcpMode::Relayed => &[Port::Dhcp],
+        };
+        if wanted.is_empty() {
+            self.shared.set_outlet(None);
         }
-        let stop = self.shutdown.child_token();
-        tokio::spawn(dhcp::serve(receiver, port, self.shared.clone(), self.writer.clone(), stop.clone()));
-        Ok(stop)
+        for port in [Port::Dhcp, Port::Boot].into_iter().filter(|port| !wanted.contains(port)) {
+            if let Some(listener) = running.dhcp.remove(&port) {
+                listener.end().await;
+            }
+        }
+        for port in wanted {
+            if let Entry::Vacant(entry) = running.dhcp.entry(*port) {
+                entry.insert(Listener::start(interface, *port, &self.shared, self.shutdown.child_token())?);
+            }
+        }
+        Ok(())
     }
+}
+
+/// The thread that answers DHCP, and the one that watches the LAN.
+fn start_threads(
+    watch: Option<Watch>,
+    shared: &Arc<Shared>,
+    writer: &Writer,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (answers, written, stop) = (shared.clone(), writer.clone(), shutdown.clone());
+    let answer = move || answering::run(&answers, &written, &stop);
+    std::thread::Builder::new().name("dhcp".to_owned()).spawn(answer)?;
+    if let Some(watch) = watch {
+        let (shared, writer, stop) = (shared.clone(), writer.clone(), shutdown.clone());
+        let run = move || watch.run(&shared, &writer, &stop);
+        std::thread::Builder::new().name("watch".to_owned()).spawn(run)?;
+    }
+    Ok(())
 }
 
 impl Role for Router {
@@ -185,5 +250,9 @@ impl Role for Router {
 
     fn metrics(&self) -> Option<&Registry> {
         Some(&self.registry)
+    }
+
+    fn routes(self: Arc<Self>) -> axum::Router {
+        self.shared.traces.clone().routes()
     }
 }

@@ -1,5 +1,6 @@
 //! What the services share: configuration, leases, names, who asked for a boot.
 
+mod answer;
 mod ipv6;
 
 use std::collections::BTreeMap;
@@ -11,12 +12,13 @@ use stoke_api::MacAddr;
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::{LeaseReport, RouterReport, Stranger};
 use stoke_api::workload::{RouterConfig, RouterHost};
-use stoke_boot::policy::{Asker, answer, farm_of, recognise};
-use stoke_dhcp::{Answer, MessageType, Record, Request, Server};
+use stoke_boot::policy::Asker;
+use stoke_dhcp::{Record, Request, Server};
 use stoke_dns::Zone;
 
-use crate::proxy::Port;
-use crate::{config, plan, proxy};
+use crate::alarms::Alarms;
+use crate::guard::Guard;
+use crate::{config, plan};
 
 /// Machines without object that are remembered.
 const STRANGERS: usize = 256;
@@ -37,6 +39,8 @@ pub(crate) struct State {
     zone_until: u64,
     strangers: BTreeMap<MacAddr, Stranger>,
     boot_requests: BTreeMap<String, u64>,
+    guard: Guard,
+    alarms: Alarms,
 }
 
 impl State {
@@ -47,8 +51,18 @@ impl State {
     pub(crate) fn new(config: RouterConfig, records: Vec<Record>) -> anyhow::Result<Self> {
         let server = Server::new(config::dhcp(&config)?, records);
         let zone = Arc::new(plan::zone(&config, server.leases(), 0)?);
-        let (strangers, boot_requests) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { config, server, server6: None, failure: None, zone, zone_until: 0, strangers, boot_requests })
+        Ok(Self {
+            config,
+            server,
+            server6: None,
+            failure: None,
+            zone,
+            zone_until: 0,
+            strangers: BTreeMap::new(),
+            boot_requests: BTreeMap::new(),
+            guard: Guard::default(),
+            alarms: Alarms::default(),
+        })
     }
 
     /// Goes over to another configuration; what to write to the journal.
@@ -66,33 +80,10 @@ impl State {
         self.boot_requests.retain(|owner, _| owners.contains(owner));
         self.zone_until = 0;
         self.config = config;
+        if self.config.dhcp != DhcpMode::Authoritative {
+            self.alarms.forget_rogues();
+        }
         Ok(records)
-    }
-
-    /// Answers a DHCP request.
-    pub(crate) fn answer(&mut self, request: &Request, source: Ipv4Addr, port: Port, now_ms: u64) -> Answer {
-        let asker = recognise(&plan::boot_client(request));
-        if request.kind == MessageType::Discover
-            && let Some(asker) = asker.filter(Asker::is_firmware)
-        {
-            self.note_boot(request, asker, now_ms);
-        }
-        let named = self.host(request).map(|host| host.farm.as_deref());
-        let farm = farm_of(named, &self.config.farms);
-        let boot = asker.zip(farm).and_then(|(asker, farm)| answer(&asker, request.mac, farm));
-        let boot = boot.map(plan::boot_options);
-        let boot = match asker.filter(|_| self.config.dhcp == DhcpMode::Proxy) {
-            Some(asker) => boot.map(|boot| proxy::options(boot, asker, port)),
-            None => boot,
-        };
-        let answer = match port {
-            Port::Dhcp => self.server.handle(request, source, boot.as_ref(), now_ms / 1000),
-            Port::Boot => self.server.handle_boot_request(request, boot.as_ref()),
-        };
-        if answer.record.is_some() {
-            self.zone_until = 0;
-        }
-        answer
     }
 
     /// The host that an object names. Hosts and reservations are the same list.
@@ -132,6 +123,17 @@ impl State {
         }
     }
 
+    /// A DHCP server was heard. Whether it is one more that should not be there.
+    pub(crate) fn heard_server(&mut self, server: Ipv4Addr, now: u64) -> bool {
+        let ours = self.server.config().own_addresses().any(|own| own == server);
+        !ours && self.config.dhcp == DhcpMode::Authoritative && self.alarms.rogue(server, now)
+    }
+
+    /// The router's first own address.
+    pub(crate) fn gateway(&self) -> Option<Ipv4Addr> {
+        self.server.config().own_addresses().next()
+    }
+
     /// The names as they are now.
     pub(crate) fn zone(&mut self, now: u64) -> Arc<Zone> {
         if now >= self.zone_until {
@@ -148,7 +150,7 @@ impl State {
 
     /// What the role says of itself.
     pub(crate) fn report(&self, now: u64) -> RouterReport {
-        RouterReport {
+        let mut report = RouterReport {
             ready: self.failure.is_none(),
             failure: self.failure.clone(),
             leases: self.leases(now),
@@ -156,7 +158,9 @@ impl State {
             strangers: self.strangers.values().cloned().collect(),
             boot_requests: self.boot_requests.clone(),
             ..RouterReport::default()
-        }
+        };
+        self.alarms.tell(&mut report, now);
+        report
     }
 
     fn leases(&self, now: u64) -> Vec<LeaseReport> {
@@ -179,6 +183,7 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::Port;
     use stoke_api::objects::{LoaderSpec, UnknownClients};
     use stoke_api::workload::{Architecture, FarmBoot, RouterSubnet};
     use stoke_api::{Kind, ObjectRef};
@@ -240,7 +245,7 @@ mod tests {
     fn ask(state: &mut State, packet: &[u8], now_ms: u64) -> Options {
         let request = Request::parse(packet).unwrap();
         let answer = state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, now_ms);
-        Options::parse(&answer.reply.expect("a reply").bytes[240..])
+        Options::parse(&answer.answer.reply.expect("a reply").bytes[240..])
     }
 
     macro_rules! capture {
@@ -312,7 +317,7 @@ mod tests {
         let end = packet.iter().rposition(|byte| *byte == 255).unwrap();
         packet.splice(end..=end, [12, 4, b'r', b'a', b'c', b'k', 255]);
         let request = Request::parse(&packet).unwrap();
-        assert!(state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, HOUR).record.is_some());
+        assert!(state.answer(&request, Ipv4Addr::UNSPECIFIED, Port::Dhcp, HOUR).answer.record.is_some());
         let now = HOUR / 1000;
         assert!(state.zone(now).contains("rack") && state.zone(now + 3599).contains("rack"));
         assert!(!state.zone(now + 3600).contains("rack"));

@@ -1,18 +1,24 @@
-//! IPv4 packets to a station by its link-layer address (`packet(7)`): for a client that answers no ARP yet.
+//! Packets below IP (`packet(7)`): IPv4 to a station by its link-layer address, for a client that answers no ARP yet; and
+//! ARP itself.
 //!
 //! rustix has the socket calls, but no `struct sockaddr_ll`.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, bind, getsockname, netdevice, sendto, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, netdevice, recv, sendto,
+    socket_with,
 };
 
 /// `ETH_P_IP` of Linux' `if_ether.h`.
 const ETHERTYPE_IPV4: u16 = 0x0800;
+/// `ETH_P_ARP` of the same.
+const ETHERTYPE_ARP: u16 = 0x0806;
+/// No packets are received (`packet_create` in Linux' `net/packet/af_packet.c`).
+const NOTHING: u16 = 0;
 
 /// `struct sockaddr_ll` of Linux' `if_packet.h`.
 #[repr(C)]
@@ -57,12 +63,16 @@ impl LinkSocket {
     /// # Errors
     /// `ENODEV` if there is no such interface, `EPERM` without `CAP_NET_RAW`.
     pub fn open(interface: &str) -> io::Result<Self> {
+        Self::receiving(interface, NOTHING)
+    }
+
+    fn receiving(interface: &str, ethertype: u16) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Protocol 0: the kernel queues no received packets on it.
+        // Protocol 0: the kernel queues no received packets on it before it is bound to one.
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;
         let index = netdevice::name_to_index(&socket, interface)?;
         let signed = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
-        bind(&socket, &LinkAddress::new(signed, 0))?;
+        bind(&socket, &LinkAddress::new(signed, ethertype))?;
         let hardware_address = own_address(&socket)?;
         Ok(Self { socket, index, hardware_address })
     }
@@ -82,12 +92,58 @@ impl LinkSocket {
     /// # Errors
     /// `EAGAIN` if the interface's queue is full; if the interface is down or gone.
     pub fn send(&self, packet: &[u8], station: [u8; 6]) -> io::Result<()> {
+        self.send_as(ETHERTYPE_IPV4, packet, station)
+    }
+
+    fn send_as(&self, ethertype: u16, packet: &[u8], station: [u8; 6]) -> io::Result<()> {
         let mut address = [0; 8];
         address.iter_mut().zip(station).for_each(|(target, byte)| *target = byte);
         let index = i32::try_from(self.index).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let to = LinkAddress { length: 6, address, ..LinkAddress::new(index, ETHERTYPE_IPV4) };
+        let to = LinkAddress { length: 6, address, ..LinkAddress::new(index, ethertype) };
         sendto(&self.socket, packet, SendFlags::empty(), &to)?;
         Ok(())
+    }
+}
+
+/// A socket that sends ARP packets on one interface and receives those that pass there, its own as well.
+#[derive(Debug)]
+pub struct ArpSocket(LinkSocket);
+
+impl ArpSocket {
+    /// Opens a socket on the interface of that name in this thread's network namespace. It never blocks.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is no such interface, `EPERM` without `CAP_NET_RAW`.
+    pub fn open(interface: &str) -> io::Result<Self> {
+        LinkSocket::receiving(interface, ETHERTYPE_ARP).map(Self)
+    }
+
+    /// Link-layer address of the interface.
+    pub fn hardware_address(&self) -> [u8; 6] {
+        self.0.hardware_address
+    }
+
+    /// Sends a packet to all stations.
+    ///
+    /// # Errors
+    /// `EAGAIN` if the interface's queue is full; if the interface is down or gone.
+    pub fn broadcast(&self, packet: &[u8]) -> io::Result<()> {
+        self.0.send_as(ETHERTYPE_ARP, packet, [0xff; 6])
+    }
+
+    /// Receives a packet without its link-layer header; its length.
+    ///
+    /// # Errors
+    /// `EAGAIN` if none is there; if the interface is down or gone.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (length, _) = recv(&self.0.socket, buffer, RecvFlags::empty())?;
+        Ok(length)
+    }
+}
+
+impl AsFd for ArpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket.as_fd()
     }
 }
 
@@ -128,5 +184,6 @@ mod tests {
     #[test]
     fn the_loopback_has_an_address_of_zeroes() {
         assert_eq!(LinkSocket::open("lo").unwrap().hardware_address(), [0; 6]);
+        assert_eq!(ArpSocket::open("lo").unwrap().hardware_address(), [0; 6]);
     }
 }
