@@ -92,6 +92,12 @@ impl Serving {
         }
     }
 
+    /// The interface of the node with this UUID.
+    pub fn mac_by_uuid(&self, uuid: &str) -> Option<MacAddr> {
+        let node = self.config.nodes.get(*self.by_uuid.get(&uuid.to_ascii_lowercase())?)?;
+        node.macs.first().copied()
+    }
+
     /// The node of an object.
     pub fn node(&self, owner: &ObjectRef) -> Option<&FarmNode> {
         self.config.nodes.iter().find(|node| node.owner == *owner)
@@ -155,7 +161,10 @@ fn programs(config: &FarmConfig) -> (HashMap<String, Arc<Vec<u8>>>, Vec<String>)
     for (name, path) in &config.boot_programs {
         match fs_err::read(path) {
             Ok(content) => drop(programs.insert(stoke_tftp::server::plain_name(name), Arc::new(content))),
-            Err(error) => problems.push(format!("boot program {name}: {error}; Debian's package ipxe has it")),
+            Err(error) => {
+                let packages = stoke_boot::loaders::packages(name);
+                problems.push(format!("boot program {name}: {error}; apt-get install {packages}"));
+            }
         }
     }
     (programs, problems)

@@ -10,13 +10,11 @@ use axum::routing::get;
 use bytes::Bytes;
 use serde::Deserialize;
 use stoke_api::MacAddr;
-use stoke_boot::render;
+use stoke_boot::{loaders, render};
 
 use crate::blob::media_type;
+use crate::boot_files;
 use crate::run::Farm;
-
-/// Seconds that iPXE waits before it asks again for an image that is not there yet.
-const WAIT_SECONDS: u32 = 5;
 
 /// The routes of those who boot.
 pub(crate) fn router(farm: Arc<Farm>) -> Router {
@@ -26,7 +24,7 @@ pub(crate) fn router(farm: Arc<Farm>) -> Router {
 
 /// Boot programs, which are had by TLS, too.
 pub(crate) fn programs(farm: Arc<Farm>) -> Router {
-    Router::new().route("/v1/boot/{name}", get(program)).with_state(farm)
+    Router::new().route(&format!("{}/{{*name}}", loaders::HTTP_FOLDER), get(program)).with_state(farm)
 }
 
 #[derive(Deserialize)]
@@ -39,33 +37,17 @@ async fn script(State(farm): State<Arc<Farm>>, Query(asker): Query<Asker>) -> Re
     let Some(mac) = asker.mac.and_then(|mac| mac.parse::<MacAddr>().ok()) else {
         return (StatusCode::BAD_REQUEST, "say which machine: /v1/boot.ipxe?mac=52:54:00:12:34:56\n").into_response();
     };
-    let text = script_for(&farm, mac, asker.uuid.as_deref());
+    let text = boot_files::script(&farm, mac, asker.uuid.as_deref());
     farm.metrics.scripts.inc();
     let headers = [(header::CONTENT_TYPE, "text/plain"), (header::CACHE_CONTROL, "no-store")];
     (headers, text).into_response()
 }
 
-fn script_for(farm: &Farm, mac: MacAddr, uuid: Option<&str>) -> String {
-    let serving = farm.serving();
-    let base = serving.base_url();
-    let Some(identity) = serving.identify(mac, &[], uuid) else {
-        tracing::info!(%mac, "boot script refused: no Server or Machine has this address");
-        return render::refuse(mac, "no Server or Machine of this farm has this address");
-    };
-    let name = identity.name();
-    farm.loading(identity.owner(), mac);
-    if let Some(image) = serving.current_image() {
-        tracing::info!(%mac, name, image = image.digest.short(), "boot script");
-        render::boot(&base, &name, image, mac)
-    } else {
-        tracing::info!(%mac, name, "boot script: wait, there is no image yet");
-        render::wait(&base, mac, WAIT_SECONDS, "the farm's image is not built yet")
-    }
-}
-
 async fn program(State(farm): State<Arc<Farm>>, Path(name): Path<String>) -> Response {
     let name = stoke_tftp::server::plain_name(&name);
-    let Some(content) = farm.serving().programs.get(&name).cloned() else {
+    let program = farm.serving().programs.get(&name).cloned();
+    let Some(content) = program.or_else(|| boot_files::config(&farm, &name, None).map(|text| Arc::new(text.into())))
+    else {
         return (StatusCode::NOT_FOUND, format!("no boot program {name}\n")).into_response();
     };
     let headers = [(header::CONTENT_TYPE, media_type(&name)), (header::CACHE_CONTROL, "no-cache")];

@@ -7,6 +7,7 @@
 //! - HTTP: `connections` accepts, `conversation` reads requests ([`request`]) and sends blobs (`blob`, `wire`); `http` and
 //!   `node_api` are the routes for everything else.
 //! - [`peers`]: which node copies its root from which other one, pure.
+//! - `boot_files`: what loaders are told, in their own languages.
 //! - `trace`: what is remembered of each boot, for `stoke farm trace`.
 //! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
 //!
@@ -14,6 +15,7 @@
 //! that its configuration does not name by digest. Read [`sessions`] first, then `run`.
 
 mod blob;
+mod boot_files;
 pub mod config;
 mod connections;
 mod conversation;

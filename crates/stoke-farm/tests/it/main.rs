@@ -5,4 +5,6 @@ mod bed;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
+mod loaders;
+#[cfg(test)]
 mod nodes;
