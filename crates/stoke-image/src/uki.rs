@@ -145,8 +145,13 @@ impl Pe {
     }
 
     fn alignments(&self) -> Result<(u32, u32), UkiError> {
-        let of_sections = get_u32(&self.bytes, self.optional + 32).filter(|alignment| *alignment > 0);
-        let of_file = get_u32(&self.bytes, self.optional + 36).filter(|alignment| *alignment > 0);
+        let alignment = |at, most: u32| {
+            get_u32(&self.bytes, at).filter(|alignment| alignment.is_power_of_two() && *alignment <= most)
+        };
+        let of_sections = alignment(self.optional + 32, 16 << 20);
+        // The specification's limit (Microsoft PE and COFF, "Optional Header Windows-Specific Fields"); more would make a
+        // file of gigabytes out of nothing.
+        let of_file = alignment(self.optional + 36, 64 << 10);
         of_sections.zip(of_file).ok_or(UkiError::NotPe)
     }
 
@@ -208,7 +213,7 @@ impl Pe {
         }
         put(&mut header, 36, &DATA.to_le_bytes())?;
         put(&mut self.bytes, at, &header)?;
-        put(&mut self.bytes, self.coff + 2, &(count + 1).to_le_bytes())
+        put(&mut self.bytes, self.coff + 2, &count.saturating_add(1).to_le_bytes())
     }
 
     /// The program as it was before sections of these names were appended to it.
@@ -226,7 +231,8 @@ impl Pe {
         put(&mut bytes, self.optional + 8, &data.to_le_bytes())?;
         let (of_sections, _) = self.alignments()?;
         let end = theirs.iter().map(|section| section.virtual_end).max().unwrap_or_default();
-        put(&mut bytes, self.optional + 56, &end.next_multiple_of(of_sections).to_le_bytes())?;
+        let image = end.checked_next_multiple_of(of_sections).ok_or(UkiError::TooLarge)?;
+        put(&mut bytes, self.optional + 56, &image.to_le_bytes())?;
         Ok(bytes)
     }
 }
