@@ -14,7 +14,7 @@ use crate::names::{self, file_name, key, machine_uuid, nic_mac};
 use crate::observed::Desired;
 use crate::status::{Status, Waiting, push, ready_condition};
 use crate::view::{Lan, View, sibling};
-use crate::{farm, server};
+use crate::{alarms, farm, server};
 
 /// The name of the workload that lays LANs.
 const NODE: &str = "node";
@@ -74,8 +74,9 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, lan: &Lan, desired:
     }
     let report = view.router_report(&workload);
     let state = serves(view, reference).map(|()| ("Serving", bridge_words(view, reference)));
+    let noticed = report.map(alarms::conditions).unwrap_or_default();
     let status = LanStatus {
-        conditions: vec![ready_condition(&state)],
+        conditions: std::iter::once(ready_condition(&state)).chain(noticed).collect(),
         observed_generation: lan.metadata.generation.unwrap_or_default(),
         bridge: bridge(view, reference).map(|name| name.to_string()).unwrap_or_default(),
         leases: report.map_or(0, |report| u32::try_from(report.leases.len()).unwrap_or(u32::MAX)),

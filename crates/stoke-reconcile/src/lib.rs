@@ -8,7 +8,8 @@
 //! What this crate never does: I/O, reading a clock, knowing whether processes or pods run the workloads, reaching tokio.
 //! Read [`observed`] first, then `lan.rs`.
 
-pub mod check;
+mod alarms;
+mod check;
 pub mod names;
 pub mod observed;
 pub mod status;

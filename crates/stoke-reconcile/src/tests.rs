@@ -330,6 +330,26 @@ fn a_router_that_cannot_serve_is_named_by_all_who_wait_for_it() {
 }
 
 #[test]
+fn what_a_router_notices_on_the_wire_is_a_condition_while_it_lasts() {
+    let mut world = World::new(lab());
+    world.settle();
+    let kinds = |world: &mut World| {
+        let lan = world.object(Kind::Lan, "lab");
+        lan.conditions().iter().map(|condition| condition.kind.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&mut world), ["Ready"]);
+    let exhausted = |world: &mut World, at| {
+        let Report::Router(report) = world.report("router-default-lab") else { panic!("a router's report") };
+        report.exhausted_at = at;
+        world.round().events.iter().map(|event| event.reason.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(exhausted(&mut world, Some(7)), ["PoolsFull"]);
+    assert_eq!(kinds(&mut world), ["Ready", "AddressesExhausted"]);
+    assert_eq!(exhausted(&mut world, None), [""; 0]);
+    assert_eq!(kinds(&mut world), ["Ready"]);
+}
+
+#[test]
 fn a_running_machine_goes_on_whatever_becomes_not_ready() {
     let mut world = World::new(lab());
     world.settle();

@@ -264,6 +264,10 @@ impl LanSpec {
         if self.subnets.is_empty() {
             problems.push(Problem::new("spec.subnets", "name at least one subnet: {name: v4, cidr: 10.10.0.0/24}"));
         }
+        if !self.subnets.is_empty() && self.subnets.iter().all(|subnet| subnet.relayed) {
+            let message = "every subnet is behind a relay: name the one that the LAN itself has, too";
+            problems.push(Problem::new("spec.subnets", message));
+        }
         for (index, subnet) in self.subnets.iter().enumerate() {
             let earlier = self.subnets.iter().take(index);
             subnet.check(&format!("spec.subnets[{index}]"), earlier, &mut problems);
