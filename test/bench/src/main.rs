@@ -5,6 +5,7 @@
 mod boot;
 mod farm;
 mod http;
+mod nbd;
 mod peers;
 mod row;
 mod serial;
@@ -34,7 +35,7 @@ struct Arguments {
 /// A benchmark: how often each side runs and which sides do, to its rows.
 type Benchmark = fn(usize, &str) -> Result<Vec<Row>>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run), ("nbd", nbd::run)];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
