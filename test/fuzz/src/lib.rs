@@ -13,6 +13,7 @@
 
 pub mod boot;
 pub mod dhcp;
+pub mod http;
 pub mod images;
 pub mod mutate;
 pub mod names;
@@ -43,6 +44,8 @@ pub const TARGETS: &[Target] = &[
     target("dhcp_client", dhcp::client),
     target("dhcp_journal", dhcp::journal),
     target("dns", names::question),
+    target("hot_list", nbd::hot_list),
+    target("http_head", http::head),
     target("loader_config", boot::loader_config),
     target("nbd_client", nbd::client),
     target("nbd_session", nbd::session),

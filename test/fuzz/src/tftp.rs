@@ -32,7 +32,7 @@ pub fn transfer(input: &[u8]) {
         if send_all(&mut transfer, size, now) {
             return;
         }
-        match pieces.byte() % 4 {
+        match pieces.byte() % 8 {
             0 => now += Duration::from_millis(u64::from(pieces.short())),
             1 => transfer.heard(&Packet::Ack(pieces.short()), now),
             2 => {
@@ -40,6 +40,8 @@ pub fn transfer(input: &[u8]) {
                     transfer.heard(&packet, now);
                 }
             }
+            3 => drop(transfer.asked_again(now)),
+            4 => transfer.unreachable(),
             _ => transfer.heard(&Packet::Ack(pieces.byte().into()), now),
         }
     }
