@@ -132,6 +132,9 @@ async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
     })?;
     let mut manifest = manifest(&serving, &identity, image, &node);
     manifest.http.splice(0..0, givers);
+    if matches!(manifest.mode, Mode::Nbd | Mode::Auto) {
+        manifest.hot = farm.images.boot(&serving, &image.root.blob);
+    }
     Ok(manifest)
 }
 
@@ -234,6 +237,9 @@ async fn report(State(farm): State<Arc<Farm>>, Json(report): Json<Report>) -> Re
     let events = report.events.clone();
     match farm.record(|sessions| sessions.report(report, now_ms())).await {
         Ok(node) => {
+            if let Some(root) = node.root_blob.filter(|_| node.phase == Phase::Ready && node.root == "nbd") {
+                farm.booted_over_nbd(root);
+            }
             if node.phase >= Phase::Root {
                 farm.with_peers(|peers| peers.done(&node.key()));
             }

@@ -127,6 +127,14 @@ impl Images {
     }
 }
 
+impl Farm {
+    /// A node has booted with this root over NBD: what it read is kept for those who come after it.
+    pub(crate) fn booted_over_nbd(self: &Arc<Self>, root: Digest) {
+        let farm = self.clone();
+        tokio::task::spawn_blocking(move || farm.images.booted(&root));
+    }
+}
+
 /// The roots of a farm, named by digest.
 #[derive(Debug)]
 pub(crate) struct Roots(pub(crate) Arc<Farm>);
