@@ -1,21 +1,24 @@
-//! The root by NBD: connections are negotiated here and then given to the kernel, which reads by itself. A
-//! [`Keeper`] replaces those that die.
+//! The root by NBD: connections are negotiated here and then given to the kernel, which reads by itself, over all of them,
+//! whichever servers they are to. A [`Keeper`] replaces those that die and moves those that are in the wrong place.
 //!
 //! Kernel side: Linux' `drivers/block/nbd.c`, `include/uapi/linux/nbd-netlink.h`.
 
+mod servers;
+
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::{Deserialize, Serialize};
-use socket2::{SockRef, TcpKeepalive};
 
 use crate::journal::Journal;
 use crate::netlink::{Message, Received, Socket, append, attribute, u32_at};
+pub(crate) use servers::{Export, Servers};
+use servers::{misplaced, server_of};
 
 const FAMILY: &str = "nbd";
 const CMD_CONNECT: u8 = 1;
@@ -37,54 +40,13 @@ const BLOCK_SIZE: u64 = 4096;
 const REQUEST_TIMEOUT: u64 = 30;
 /// Seconds that reads wait for a new connection when all are dead: a node outlives its farm's absence. A month.
 const DEAD_CONN_TIMEOUT: u64 = 30 * 24 * 3600;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const NEGOTIATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to notice that a connection has ended which we have shut down.
 const NOTICE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// Who serves the root, and what it is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Export {
-    pub(crate) servers: Vec<SocketAddr>,
-    pub(crate) name: String,
-    /// What its size must be.
-    pub(crate) size: u64,
-}
-
-impl Export {
-    /// Connects to the first server that answers, beginning with number `first`.
-    fn connect(&self, first: usize) -> Result<(TcpStream, u16)> {
-        let mut last = None;
-        for offset in 0..self.servers.len() {
-            let Some(server) = self.servers.get((first + offset) % self.servers.len()) else { continue };
-            match self.connect_to(*server) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = Some(error.context(format!("NBD server {server}"))),
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("no NBD server is named")))
-    }
-
-    fn connect_to(&self, server: SocketAddr) -> Result<(TcpStream, u16)> {
-        let mut stream = TcpStream::connect_timeout(&server, CONNECT_TIMEOUT).context("could not connect")?;
-        stream.set_read_timeout(Some(NEGOTIATE_TIMEOUT))?;
-        stream.set_write_timeout(Some(NEGOTIATE_TIMEOUT))?;
-        let negotiated = stoke_nbd::client::negotiate(&mut stream, &self.name)?;
-        if negotiated.size < self.size {
-            bail!("export {:?} has {} bytes, the root has {}", self.name, negotiated.size, self.size);
-        }
-        // From here on the kernel reads, and it would take our limits for its own.
-        stream.set_read_timeout(None)?;
-        stream.set_write_timeout(None)?;
-        stream.set_nodelay(true)?;
-        // An idle connection whose server is gone without a word.
-        let alive = TcpKeepalive::new().with_time(Duration::from_secs(20)).with_interval(Duration::from_secs(5));
-        SockRef::from(&stream).set_tcp_keepalive(&alive.with_retries(4))?;
-        Ok((stream, negotiated.flags))
-    }
-}
+/// How often it is looked at where the connections are, and how long a server that could not take one is left alone.
+const LOOK: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const LEFT_ALONE: Duration = Duration::from_mins(1);
 
 /// An attached device, with descriptors of the connections that the kernel uses.
 #[derive(Debug)]
@@ -96,15 +58,7 @@ pub(crate) struct Device {
 impl Device {
     /// Connects so many times, spread over the servers, and makes a device of it.
     pub(crate) fn attach(export: &Export, connections: usize) -> Result<Self> {
-        let (mut sockets, mut flags) = (Vec::new(), 0);
-        for number in 0..connections {
-            let (stream, its_flags) = export.connect(number)?;
-            flags = its_flags;
-            sockets.push(OwnedFd::from(stream));
-            if flags & stoke_nbd::wire::FLAG_CAN_MULTI_CONN == 0 {
-                break;
-            }
-        }
+        let (sockets, flags) = connect_all(export, connections)?;
         let mut netlink = Socket::generic(0)?;
         let family = netlink.family(FAMILY)?;
         let answers = netlink.request(&connect_message(family.id, export.size, flags, &sockets));
@@ -117,6 +71,31 @@ impl Device {
     pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/dev/nbd{}", self.index))
     }
+}
+
+/// So many connections, in turn to each server. Those that do not answer are left out: the [`Keeper`] looks for them later.
+fn connect_all(export: &Export, wanted: usize) -> Result<(Vec<OwnedFd>, u16)> {
+    let (mut sockets, mut flags, mut servers) = (Vec::new(), u16::MAX, export.servers.clone());
+    let mut last = anyhow::anyhow!("no NBD server is named");
+    while sockets.len() < wanted && !servers.is_empty() {
+        let number = sockets.len() % servers.len();
+        let Some(server) = servers.get(number) else { break };
+        match export.connect_to(*server) {
+            Ok((stream, its_flags)) => {
+                flags &= its_flags;
+                sockets.push(OwnedFd::from(stream));
+            }
+            Err(error) => {
+                last = error;
+                servers.remove(number);
+            }
+        }
+        if flags & stoke_nbd::wire::FLAG_CAN_MULTI_CONN == 0 {
+            sockets.truncate(1);
+            break;
+        }
+    }
+    if sockets.is_empty() { Err(last) } else { Ok((sockets, flags)) }
 }
 
 /// Gives a device back, if nobody uses it.
@@ -162,27 +141,29 @@ fn is_dead_link(message: &Received, family: u16, device: u32) -> bool {
     message.kind == family && message.body.first() == Some(&CMD_LINK_DEAD) && index(message) == Some(device)
 }
 
-/// Replaces the connections of a device that die, for as long as the process lives.
+/// Replaces the connections of a device that die, for as long as the process lives, and keeps them spread over the servers.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     export: Export,
+    servers: Servers,
     device: Device,
     family: u16,
     requests: Socket,
     news: Socket,
-    /// Which server comes next.
-    turn: usize,
+    /// Servers that could not take a connection, and when.
+    failures: HashMap<SocketAddr, Instant>,
     /// Connections that the kernel has called dead and that were not replaced yet.
     called_dead: usize,
 }
 
 impl Keeper {
     /// Takes a device over.
-    pub(crate) fn new(export: Export, device: Device) -> Result<Self> {
+    pub(crate) fn new(export: Export, servers: Servers, device: Device) -> Result<Self> {
         let mut requests = Socket::generic(0)?;
         let family = requests.family(FAMILY)?;
         let news = Socket::generic(family.mask())?;
-        Ok(Self { export, device, family: family.id, requests, news, turn: 0, called_dead: 0 })
+        let (failures, called_dead) = (HashMap::new(), 0);
+        Ok(Self { export, servers, device, family: family.id, requests, news, failures, called_dead })
     }
 
     /// Watches and replaces, for as long as there is the device.
@@ -194,23 +175,74 @@ impl Keeper {
         loop {
             let ended = self.ended();
             if ended.is_none() && self.called_dead == 0 {
+                self.put_in_place(journal)?;
                 self.wait();
                 continue;
             }
-            match self.export.connect(self.turn) {
-                Ok((stream, _)) => {
+            match self.connect() {
+                Ok(stream) => {
                     let server = self.replace(ended, stream)?;
-                    journal.say(&format!("nbd{}: connected again to {server}", self.device.index));
+                    journal.say(&format!("nbd{}: connected again, to {server}", self.device.index));
                     pause = FIRST_PAUSE;
                 }
                 Err(error) => {
                     journal.say(&format!("nbd{}: could not connect again: {error:#}", self.device.index));
-                    self.turn = self.turn.wrapping_add(1);
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
+    }
+
+    /// The servers of the device's connections; none for one that has ended.
+    fn places(&self) -> Vec<Option<SocketAddr>> {
+        self.device.connections.iter().map(server_of).collect()
+    }
+
+    /// Connects to the server that has the fewest connections, or to the next one; first to those that did not fail lately.
+    fn connect(&mut self) -> Result<TcpStream> {
+        let (places, mut servers) = (self.places(), self.servers.list());
+        let load = |server: &SocketAddr| places.iter().flatten().filter(|other| *other == server).count();
+        servers.sort_by_key(|server| (self.failed_lately(server), load(server)));
+        let mut last = anyhow::anyhow!("no NBD server is named");
+        for server in servers {
+            match self.connect_to(server) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn connect_to(&mut self, server: SocketAddr) -> Result<TcpStream> {
+        match self.export.connect_to(server) {
+            Ok((stream, _)) => {
+                self.failures.remove(&server);
+                Ok(stream)
+            }
+            Err(error) => {
+                self.failures.insert(server, Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    fn failed_lately(&self, server: &SocketAddr) -> bool {
+        self.failures.get(server).is_some_and(|at| at.elapsed() < LEFT_ALONE)
+    }
+
+    /// Moves one connection that is in the wrong place: its server is not named any more, or another one has none. The new
+    /// connection is there before the old one goes.
+    fn put_in_place(&mut self, journal: &Journal) -> Result<()> {
+        let mut servers = self.servers.list();
+        self.failures.retain(|server, _| servers.contains(server));
+        servers.retain(|server| !self.failed_lately(server));
+        let Some((number, server)) = misplaced(&self.places(), &servers) else { return Ok(()) };
+        if let Ok(stream) = self.connect_to(server) {
+            self.replace(Some(number), stream)?;
+            journal.say(&format!("nbd{}: connection {number} is now to {server}", self.device.index));
+        }
+        Ok(())
     }
 
     /// A connection that has ended, whoever ended it: the kernel shuts those down that it gives up.
@@ -220,12 +252,12 @@ impl Keeper {
         states.iter().position(|state| state.revents().intersects(ENDED))
     }
 
-    /// Until a connection ends, or the kernel says that one did.
+    /// Until a connection ends, the kernel says that one did, or it is time to look where they are.
     fn wait(&mut self) {
         let mut states = self.poll_list();
         states.push(PollFd::from_borrowed_fd(self.news.as_fd(), PollFlags::IN));
         // Interrupted or not: the caller looks.
-        let _ = poll(&mut states, None);
+        let _ = poll(&mut states, Some(&LOOK));
         self.hear(Duration::ZERO);
     }
 
@@ -284,15 +316,5 @@ mod tests {
             .collect();
         let expected: Vec<_> = sockets.iter().map(|socket| (SOCK_ITEM, socket.as_raw_fd())).collect();
         assert_eq!(numbers, expected);
-    }
-
-    #[test]
-    fn the_error_names_the_server_that_was_tried_last() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let export = Export { servers: vec![closed], name: "x".into(), size: 1 };
-        let error = export.connect(0).unwrap_err();
-        assert_eq!(error.to_string(), format!("NBD server {closed}"));
-        let none = Export { servers: Vec::new(), ..export };
-        assert_eq!(none.connect(0).unwrap_err().to_string(), "no NBD server is named");
     }
 }

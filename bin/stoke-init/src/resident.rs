@@ -22,7 +22,7 @@ use crate::configure::READY_FILE;
 use crate::farm::{Farm, FarmError};
 use crate::handoff::{FarmLink, Handoff, NbdLink};
 use crate::journal::Journal;
-use crate::nbd::{Device, Keeper};
+use crate::nbd::{Device, Keeper, Servers};
 use crate::netlink::Socket as Netlink;
 use crate::network::{self, Step, Talk};
 use crate::{handoff, peer, reporter, verity};
@@ -55,22 +55,24 @@ pub(crate) fn run() -> Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let journal = Arc::new(Journal::on_kernel_log(handoff.events.clone()));
     journal.say(&format!("resident, root by {}", handoff.mode));
+    let by_nbd = Servers::new(handoff.nbd.as_ref().map(|nbd| nbd.export.servers.clone()).unwrap_or_default());
     if let Some(nbd) = handoff.nbd.clone() {
-        keep_connections(nbd, &journal);
+        keep_connections(nbd, by_nbd.clone(), &journal);
     }
     keep_lease(&handoff, &journal);
     if let Some(farm) = &handoff.farm {
         let serves = handoff.gift.as_ref().map(|gift| offer(gift, &handoff, &journal)).unwrap_or_default();
-        Attendance::start(farm.clone(), &handoff, serves, &journal)?;
+        Attendance::start(farm.clone(), &handoff, (serves, by_nbd), &journal)?;
     }
     watch_system(&handoff, &journal)
 }
 
-fn keep_connections(nbd: NbdLink, journal: &Arc<Journal>) {
+/// Keeps the root's connections from now on, to servers that may change.
+fn keep_connections(nbd: NbdLink, servers: Servers, journal: &Arc<Journal>) {
     let connections = nbd.descriptors.iter().filter_map(|number| stoke_sys::fd::inherited(*number).ok()).collect();
     let (device, journal) = (Device { index: nbd.index, connections }, Arc::clone(journal));
     std::thread::spawn(move || {
-        let Err(error) = Keeper::new(nbd.export, device).and_then(|mut keeper| keeper.run(&journal));
+        let Err(error) = Keeper::new(nbd.export, servers, device).and_then(|mut keeper| keeper.run(&journal));
         journal.say(&format!("the root's connections are not watched: {error:#}"));
     });
 }
@@ -180,16 +182,24 @@ struct Attendance {
     mode: String,
     /// URL at which the root is given to others.
     serves: String,
+    /// Servers of the root by NBD, as the farm names them.
+    by_nbd: Servers,
     journal: Arc<Journal>,
 }
 
 impl Attendance {
-    fn start(link: FarmLink, handoff: &Handoff, serves: String, journal: &Arc<Journal>) -> Result<()> {
+    fn start(
+        link: FarmLink,
+        handoff: &Handoff,
+        (serves, by_nbd): (String, Servers),
+        journal: &Arc<Journal>,
+    ) -> Result<()> {
         let attendance = Arc::new(Self {
             farm: Farm::new(&link.urls, &link.ca_pem)?,
             session: Mutex::new(link.session.clone()),
             seen: AtomicU64::new(link.orders),
             serves,
+            by_nbd,
             link,
             ssh_host_keys: handoff.ssh_host_keys.clone(),
             mode: handoff.mode.clone(),
@@ -281,6 +291,7 @@ impl Attendance {
         match self.farm.hello(&hello) {
             Ok(manifest) => {
                 self.journal.say(&format!("a new session at {}", self.farm.url()));
+                self.by_nbd.replace(manifest.nbd);
                 *session = manifest.session;
             }
             Err(error) => {

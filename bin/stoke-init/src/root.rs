@@ -10,7 +10,7 @@ use stoke_sys::loopdev::LoopDevice;
 use crate::identity::Hardware;
 use crate::journal::Journal;
 use crate::modules::Loader;
-use crate::nbd::{self, Device, Export, Keeper};
+use crate::nbd::{self, Device, Export, Keeper, Servers};
 use crate::plan::Plan;
 use crate::{layers, nfs, ram, verity};
 
@@ -144,7 +144,8 @@ fn verified(device: &Path, root: &RootInfo) -> Result<PathBuf> {
 fn by_nbd(plan: &Plan, root: &RootInfo, hardware: &Hardware, loader: &mut Loader) -> Result<Source> {
     // Devices are made when they are connected.
     loader.load("nbd", c"nbds_max=0")?;
-    let export = Export { servers: plan.nbd.clone(), name: plan.export.clone(), size: root.size };
+    let (servers, verity) = (plan.nbd.clone(), root.verity.clone());
+    let export = Export { servers, name: plan.export.clone(), size: root.size, verity };
     let wanted = hardware.cpus.clamp(2, MOST_CONNECTIONS);
     let device = Device::attach(&export, usize::try_from(wanted)?)?;
     Ok(Source::Nbd(device, export))
@@ -155,7 +156,8 @@ pub(crate) fn keep_meanwhile(attached: &Attached, journal: &'static Journal) -> 
     let Some((device, export)) = attached.nbd() else { return Ok(()) };
     let connections = device.connections.iter().map(OwnedFd::try_clone).collect::<std::io::Result<Vec<_>>>();
     let connections = connections.context("could not copy a descriptor")?;
-    let mut keeper = Keeper::new(export.clone(), Device { index: device.index, connections })?;
+    let (servers, device) = (Servers::new(export.servers.clone()), Device { index: device.index, connections });
+    let mut keeper = Keeper::new(export.clone(), servers, device)?;
     std::thread::spawn(move || keeper.run(journal));
     Ok(())
 }

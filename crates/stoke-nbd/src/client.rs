@@ -76,6 +76,46 @@ pub fn negotiate<S: Read + Write>(stream: &mut S, export: &str) -> Result<Negoti
     }
 }
 
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The connection failed, or ended too early.
+    #[error("the NBD server broke off")]
+    Io(#[from] io::Error),
+    /// The other side answers something else than what it was asked.
+    #[error("the NBD server answers what it was not asked")]
+    NotAnAnswer,
+    /// It cannot read.
+    #[error("the NBD server cannot read its export: error {0}")]
+    Refused(u32),
+}
+
+/// Reads some bytes of the export over a connection that was negotiated and has no other request on its way.
+///
+/// # Errors
+/// If the server does not give them. The connection is of no use then.
+pub fn read<S: Read + Write>(stream: &mut S, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+    let mut request = Vec::with_capacity(wire::REQUEST_LENGTH);
+    request.put_u32(wire::REQUEST_MAGIC);
+    request.put_u16(0);
+    request.put_u16(wire::CMD_READ);
+    request.put_u64(offset);
+    request.put_u64(offset);
+    request.put_u32(u32::try_from(into.len()).map_err(io::Error::other)?);
+    stream.write_all(&request)?;
+    stream.flush()?;
+    let mut header = [0; 16];
+    stream.read_exact(&mut header)?;
+    let mut cursor = Cursor(&header);
+    match (cursor.u32(), cursor.u32(), cursor.u64()) {
+        (Some(wire::SIMPLE_REPLY_MAGIC), Some(0), Some(cookie)) if cookie == offset => Ok(stream.read_exact(into)?),
+        (Some(wire::SIMPLE_REPLY_MAGIC), Some(error @ 1..), Some(cookie)) if cookie == offset => {
+            Err(ReadError::Refused(error))
+        }
+        _ => Err(ReadError::NotAnAnswer),
+    }
+}
+
 #[derive(Default)]
 struct Learnt {
     export: Option<(u64, u16)>,
@@ -184,7 +224,12 @@ mod tests {
 
     impl Read for Wire {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            while matches!(self.session.poll(&Images), Event::Read(_) | Event::Cache { .. }) {}
+            while let event @ (Event::Read(_) | Event::Cache { .. }) = self.session.poll(&Images) {
+                self.session.take_output(&mut self.pending);
+                let Event::Read(mut read) = event else { continue };
+                let length = self.session.next_part(&mut read, &mut self.pending);
+                self.pending.resize(self.pending.len() + length as usize, 7);
+            }
             self.session.take_output(&mut self.pending);
             let count = buffer.len().min(self.pending.len());
             buffer[..count].copy_from_slice(&self.pending[..count]);
@@ -213,6 +258,28 @@ mod tests {
         assert_eq!((negotiated.size, negotiated.block_sizes), (12_288, Some([1, 131_072, 32 << 20])));
         let wanted = wire::FLAG_READ_ONLY | wire::FLAG_CAN_MULTI_CONN;
         assert_eq!(negotiated.flags & wanted, wanted);
+    }
+
+    #[test]
+    fn our_client_reads_from_our_server() {
+        let (mut wire, mut block) = (wire(), [0; 512]);
+        negotiate(&mut wire, "sha256:ab").unwrap();
+        for offset in [0, 4096] {
+            read(&mut wire, offset, &mut block).unwrap();
+            assert_eq!(block, [7; 512]);
+        }
+        let beyond = read(&mut wire, 12_288, &mut block).unwrap_err();
+        assert!(matches!(beyond, ReadError::Refused(wire::EINVAL)), "{beyond}");
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_none() {
+        let mut other = Vec::new();
+        other.put_u32(wire::SIMPLE_REPLY_MAGIC);
+        other.put_u32(0);
+        other.put_u64(5);
+        let error = read(&mut Fixed(io::Cursor::new(other)), 4096, &mut [0; 512]).unwrap_err();
+        assert!(matches!(error, ReadError::NotAnAnswer), "{error}");
     }
 
     #[test]
