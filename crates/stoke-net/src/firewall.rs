@@ -2,7 +2,8 @@
 //! out.
 //!
 //! Expressions are written exactly as `nft -j list` prints them (libnftables-json(5)), so that what is there can be
-//! compared with what is wanted. Everything is in the `ip` family: IPv6 is not forwarded.
+//! compared with what is wanted. IPv6 is not forwarded; once a LAN has it, a second table of the same name, in the family
+//! `ip6`, says so and keeps LANs from reaching the router by another one's address.
 
 use std::fmt;
 
@@ -13,25 +14,31 @@ use stoke_api::names::LinkName;
 use crate::label::Installation;
 use crate::wanted::{Lan, Wanted};
 
-/// Chains of the table: name, type, hook, priority, policy.
-const CHAINS: [(&str, &str, &str, i64, &str); 3] = [
-    ("forward", "filter", "forward", 0, "drop"),
-    ("input", "filter", "input", 0, "accept"),
-    ("postrouting", "nat", "postrouting", 100, "accept"),
+/// Chains of the table: family, name, type, hook, priority, policy.
+const CHAINS: [(&str, &str, &str, &str, i64, &str); 5] = [
+    (IPV4, "forward", "filter", "forward", 0, "drop"),
+    (IPV4, "input", "filter", "input", 0, "accept"),
+    (IPV4, "postrouting", "nat", "postrouting", 100, "accept"),
+    (IPV6, "forward", "filter", "forward", 0, "drop"),
+    (IPV6, "input", "filter", "input", 0, "accept"),
 ];
+const IPV4: &str = "ip";
+const IPV6: &str = "ip6";
 
 /// A table, wanted or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Its name, made from the installation's.
     pub name: String,
-    /// Its chains, in order of their names.
+    /// Its chains, in order of their families and names.
     pub chains: Vec<Chain>,
 }
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
+    /// `ip` or `ip6`.
+    pub family: String,
     /// Its name.
     pub name: String,
     /// Type, hook, priority and policy.
@@ -48,17 +55,22 @@ impl Table {
 
     /// The table that these LANs need.
     pub fn of(wanted: &Wanted) -> Self {
-        let rules = |chain: &str| match chain {
-            "forward" => forward_rules(wanted),
-            "input" => input_rules(&wanted.lans),
-            _ => masquerade_rules(wanted),
+        let rules = |family: &str, chain: &str| match (family, chain) {
+            (IPV4, "forward") => forward_rules(wanted),
+            (IPV4, "input") => input_rules(&wanted.lans, "ip", hosts4),
+            (IPV4, _) => masquerade_rules(wanted),
+            (_, "input") => input_rules(&wanted.lans, "ip6", hosts6),
+            _ => wanted.lans.iter().map(within).collect(),
         };
-        let chain = |(name, kind, hook, priority, policy): (&str, &str, &str, i64, &str)| Chain {
+        let ipv6 = wanted.lans.iter().any(|lan| lan.address6.is_some());
+        let chains = CHAINS.into_iter().filter(|(family, ..)| ipv6 || *family == IPV4);
+        let chain = |(family, name, kind, hook, priority, policy): (&str, &str, &str, &str, i64, &str)| Chain {
+            family: family.to_owned(),
             name: name.to_owned(),
             base: base(&json!(kind), &json!(hook), &json!(priority), &json!(policy)),
-            rules: rules(name),
+            rules: rules(family, name),
         };
-        Self { name: Self::name(&wanted.installation), chains: CHAINS.map(chain).to_vec() }
+        Self { name: Self::name(&wanted.installation), chains: chains.map(chain).collect() }
     }
 
     /// Finds the table in what `nft -j list ruleset` printed.
@@ -66,33 +78,37 @@ impl Table {
         let entries = listing.get("nftables")?.as_array()?;
         let of_table = |kind: &'static str, key: &'static str| {
             let entries = entries.iter().filter_map(move |entry| entry.get(kind));
-            entries.filter(move |entry| entry.get(key).is_some_and(|found| found == name) && is_ip(entry))
+            entries.filter(move |entry| entry.get(key).is_some_and(|found| found == name) && is_ours(entry))
         };
         of_table("table", "name").next()?;
         let mut chains: Vec<Chain> = of_table("chain", "table").filter_map(chain_of).collect();
         for rule in of_table("rule", "table") {
-            let chain = chains.iter_mut().find(|chain| rule.get("chain").is_some_and(|name| *name == chain.name));
+            let same = |field: &str, ours: &str| rule.get(field).is_some_and(|found| found == ours);
+            let chain = chains.iter_mut().find(|chain| same("family", &chain.family) && same("chain", &chain.name));
             if let (Some(chain), Some(expressions)) = (chain, rule.get("expr")) {
                 chain.rules.push(expressions.clone());
             }
         }
-        chains.sort_by(|a, b| a.name.cmp(&b.name));
+        chains.sort_by(|a, b| (&a.family, &a.name).cmp(&(&b.family, &b.name)));
         Some(Self { name: name.to_owned(), chains })
     }
 
     /// The commands that make it, for `nft -j -f -`. The kernel takes all or none (one netlink batch); connections that
     /// are translated go on, since the tracker remembers them and not the table.
     pub fn load(&self) -> Value {
-        let table = json!({"family": "ip", "name": self.name});
-        let mut commands = vec![json!({"add": {"table": table}}), json!({"delete": {"table": table}})];
-        commands.push(json!({"add": {"table": table}}));
+        let mut commands = Self::delete_all(&self.name);
+        let mut families: Vec<&str> = self.chains.iter().map(|chain| chain.family.as_str()).collect();
+        families.dedup();
+        let table = |family: &str| json!({"add": {"table": {"family": family, "name": self.name}}});
+        commands.extend(families.into_iter().map(table));
         for chain in &self.chains {
             let mut object = chain.base.clone();
-            merge(&mut object, json!({"family": "ip", "table": self.name, "name": chain.name}));
+            merge(&mut object, json!({"family": chain.family, "table": self.name, "name": chain.name}));
             commands.push(json!({"add": {"chain": object}}));
         }
         for chain in &self.chains {
-            let rule = |rule: &Value| json!({"family": "ip", "table": self.name, "chain": chain.name, "expr": rule});
+            let rule =
+                |rule: &Value| json!({"family": chain.family, "table": self.name, "chain": chain.name, "expr": rule});
             commands.extend(chain.rules.iter().map(|expressions| json!({"add": {"rule": rule(expressions)}})));
         }
         json!({"nftables": commands})
@@ -100,7 +116,16 @@ impl Table {
 
     /// The commands that remove the table of this name.
     pub fn delete(name: &str) -> Value {
-        json!({"nftables": [{"delete": {"table": {"family": "ip", "name": name}}}]})
+        json!({"nftables": Self::delete_all(name)})
+    }
+
+    /// Both families, whichever is there: what is added is there to be deleted.
+    fn delete_all(name: &str) -> Vec<Value> {
+        let both = |family| {
+            let table = json!({"family": family, "name": name});
+            [json!({"add": {"table": table}}), json!({"delete": {"table": table}})]
+        };
+        [IPV4, IPV6].into_iter().flat_map(both).collect()
     }
 }
 
@@ -114,8 +139,8 @@ impl fmt::Display for Table {
     }
 }
 
-fn is_ip(entry: &Value) -> bool {
-    entry.get("family").is_some_and(|family| family == "ip")
+fn is_ours(entry: &Value) -> bool {
+    entry.get("family").is_some_and(|family| family == IPV4 || family == IPV6)
 }
 
 fn base(kind: &Value, hook: &Value, priority: &Value, policy: &Value) -> Value {
@@ -125,7 +150,8 @@ fn base(kind: &Value, hook: &Value, priority: &Value, policy: &Value) -> Value {
 fn chain_of(entry: &Value) -> Option<Chain> {
     let field = |name| entry.get(name).cloned().unwrap_or(Value::Null);
     let base = base(&field("type"), &field("hook"), &field("prio"), &field("policy"));
-    Some(Chain { name: entry.get("name")?.as_str()?.to_owned(), base, rules: Vec::new() })
+    let text = |name| Some(entry.get(name)?.as_str()?.to_owned());
+    Some(Chain { family: text("family")?, name: text("name")?, base, rules: Vec::new() })
 }
 
 fn merge(object: &mut Value, more: Value) {
@@ -148,7 +174,7 @@ fn forward_rules(wanted: &Wanted) -> Vec<Value> {
     let mut rules = vec![json!([established, {"accept": null}])];
     for lan in &wanted.lans {
         // Only seen where the host filters bridged frames too (net.bridge.bridge-nf-call-iptables): they stay in the LAN.
-        rules.push(json!([link("iifname", &lan.bridge), link("oifname", &lan.bridge), {"accept": null}]));
+        rules.push(within(lan));
         if lan.masquerade {
             rules.push(json!([link("iifname", &lan.bridge), link("oifname", &wanted.way_out), {"accept": null}]));
         }
@@ -156,14 +182,27 @@ fn forward_rules(wanted: &Wanted) -> Vec<Value> {
     rules
 }
 
+/// What stays in a LAN.
+fn within(lan: &Lan) -> Value {
+    json!([link("iifname", &lan.bridge), link("oifname", &lan.bridge), {"accept": null}])
+}
+
+fn hosts4(lan: &Lan) -> Vec<String> {
+    lan.addresses.iter().map(|net| net.addr().to_string()).collect()
+}
+
+fn hosts6(lan: &Lan) -> Vec<String> {
+    lan.address6.iter().map(|net| net.addr().to_string()).collect()
+}
+
 /// A host answers on any of its links for all of its addresses: without these, a LAN would reach the router, DNS and
 /// farm of another one.
-fn input_rules(lans: &[Lan]) -> Vec<Value> {
+fn input_rules(lans: &[Lan], protocol: &str, addresses: impl Fn(&Lan) -> Vec<String>) -> Vec<Value> {
     let foreign = |lan: &Lan| {
-        let others = lans.iter().filter(|other| other.key != lan.key).flat_map(|other| &other.addresses);
-        let drop = |address: &Ipv4Net| {
-            let destination = json!({"payload": {"protocol": "ip", "field": "daddr"}});
-            let is = json!({"match": {"op": "==", "left": destination, "right": address.addr().to_string()}});
+        let others = lans.iter().filter(|other| other.key != lan.key).flat_map(&addresses);
+        let drop = |address: String| {
+            let destination = json!({"payload": {"protocol": protocol, "field": "daddr"}});
+            let is = json!({"match": {"op": "==", "left": destination, "right": address}});
             json!([link("iifname", &lan.bridge), is, {"drop": null}])
         };
         others.map(drop).collect::<Vec<_>>()
@@ -199,6 +238,7 @@ mod tests {
             mac: stoke_api::names::MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             addresses: [address.parse().unwrap()].into(),
+            address6: None,
             masquerade,
             uplinks: [].into(),
         }
@@ -220,10 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn lans_with_ipv6_are_kept_apart_and_nothing_is_forwarded() {
+        let mut lans = vec![lan("lab0", "10.10.0.1/24", true), lan("safe0", "10.20.0.1/24", false)];
+        lans[0].address6 = Some("fd00:10::1/64".parse().unwrap());
+        let wanted = Wanted { installation: "0a".parse().unwrap(), lans, way_out: "out".parse().unwrap() };
+        let table = Table::of(&wanted);
+        let chains: Vec<_> = table.chains.iter().filter(|chain| chain.family == IPV6).collect();
+        let [forward, input] = chains.as_slice() else { panic!("{chains:?}") };
+        assert_eq!((&forward.base["policy"], forward.rules.len()), (&json!("drop"), 2));
+        assert!(forward.rules.iter().all(|rule| rule[0]["match"]["right"] == rule[1]["match"]["right"]));
+        let [rule] = input.rules.as_slice() else { panic!("{:?}", input.rules) };
+        assert_eq!((&rule[0]["match"]["right"], &rule[1]["match"]["right"]), (&json!("safe0"), &json!("fd00:10::1")));
+    }
+
+    #[test]
     fn a_listing_without_the_table() {
         let others = json!({"nftables": [
             {"metainfo": {}},
-            {"table": {"family": "ip6", "name": "stokehold_0a"}},
+            {"table": {"family": "inet", "name": "stokehold_0a"}},
             {"table": {"family": "ip", "name": "filter"}},
         ]});
         assert_eq!(Table::find("stokehold_0a", &others), None);

@@ -47,7 +47,7 @@ pub struct Link {
 /// What the kernel does by itself on a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Manners {
-    /// Whether a new IPv6 address is used at once, without asking for duplicates first.
+    /// Whether a new IPv6 address is used at once, without asking for duplicates first, and routers of others give none.
     pub trusts_addresses: bool,
     /// Whether the link has no IPv6 of its own.
     pub silent: bool,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use stoke_api::names::LinkName;
 
 use crate::firewall::Table;
@@ -176,8 +177,9 @@ fn new_bridge(installation: &Installation, lan: &Lan, ipv6: bool) -> Vec<Step> {
 
 fn addresses(lan: &Lan, link: &Link, ipv6: bool) -> Vec<Step> {
     let wanted = lan.bridge_addresses(ipv6);
-    // IPv6 addresses that we did not ask for are the kernel's own.
-    let extra = link.addresses.difference(&wanted).filter(|address| matches!(address, ipnet::IpNet::V4(_)));
+    // Link-local addresses that we did not ask for are the kernel's own.
+    let kernels = |address: &&IpNet| matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let extra = link.addresses.difference(&wanted).filter(|address| !kernels(address));
     let remove = extra.map(|address| Step::RemoveAddress { link: lan.bridge.clone(), address: *address });
     let missing = wanted.difference(&link.addresses);
     let add = missing.map(|address| Step::AddAddress { link: lan.bridge.clone(), address: *address });

@@ -39,7 +39,9 @@ impl fmt::Display for Step {
             Self::SetMac { link, mac } => write!(f, "set mac of {link} to {mac}"),
             Self::SetMtu { link, mtu } => write!(f, "set mtu of {link} to {mtu}"),
             Self::SetBridgeOptions { bridge } => write!(f, "let {bridge} forward at once: no stp, delay or snooping"),
-            Self::TrustAddresses { link } => write!(f, "use addresses of {link} without duplicate detection"),
+            Self::TrustAddresses { link } => {
+                write!(f, "use addresses of {link} without duplicate detection, and none that others advertise")
+            }
             Self::AddAddress { link, address } => write!(f, "add {address} to {link}"),
             Self::RemoveAddress { link, address } => write!(f, "remove {address} from {link}"),
             Self::Up { link } => write!(f, "set {link} up"),

@@ -33,6 +33,8 @@ pub struct Lan {
     pub mtu: u16,
     /// The router's addresses.
     pub addresses: BTreeSet<Ipv4Net>,
+    /// The router's IPv6 address, if the LAN has any beside link-local ones.
+    pub address6: Option<Ipv6Net>,
     /// Whether what goes out is masqueraded; if not, nothing goes out.
     pub masquerade: bool,
     /// Interfaces of the host that join, by their names there.
@@ -49,6 +51,7 @@ impl Lan {
     pub fn bridge_addresses(&self, ipv6: bool) -> BTreeSet<IpNet> {
         let mut addresses: BTreeSet<IpNet> = self.addresses.iter().copied().map(IpNet::V4).collect();
         addresses.extend(ipv6.then(|| link_local(self.mac)));
+        addresses.extend(self.address6.filter(|_| ipv6).map(IpNet::V6));
         addresses
     }
 }
@@ -61,6 +64,7 @@ impl From<&LanPlan> for Lan {
             mac: plan.mac,
             mtu: plan.mtu,
             addresses: plan.addresses.iter().copied().collect(),
+            address6: plan.address6,
             masquerade: plan.masquerade,
             uplinks: plan.uplinks.iter().cloned().collect(),
         }

@@ -142,7 +142,10 @@ impl Links for KernelLinks {
             Step::LoadTable { table } => nft::load(&table.load()),
             Step::DeleteTable { name } => nft::load(&Table::delete(name)),
             Step::Forward => set(sysctl::FORWARD, "1"),
-            Step::TrustAddresses { link } => set(&sysctl::of_link(link, "accept_dad"), "0"),
+            Step::TrustAddresses { link } => {
+                set(&sysctl::of_link(link, "accept_dad"), "0")?;
+                set(&sysctl::of_link(link, "accept_ra"), "0")
+            }
             Step::Silence { link } => set(&sysctl::of_link(link, "disable_ipv6"), "1"),
             Step::TakeUplink { interface, label } => {
                 let host = self.host.as_mut().ok_or(KernelError::NoHost)?;

@@ -12,7 +12,7 @@ const PROGRAMS: [&str; 2] = ["nft", "/usr/sbin/nft"];
 
 /// The namespace's tables; `None` if the program is not there to ask.
 pub(super) fn list() -> Result<Option<Value>, KernelError> {
-    let output = match run(&["-j", "list", "ruleset", "ip"], "") {
+    let output = match run(&["-j", "list", "ruleset"], "") {
         Err(KernelError::NoNft) => return Ok(None),
         output => output?,
     };

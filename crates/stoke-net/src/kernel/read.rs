@@ -206,8 +206,6 @@ fn bridge_options(infos: &[LinkInfo]) -> BridgeOptions {
 
 /// A switch that is missing means a link without IPv6: there is nothing to switch off.
 fn manners(link: &LinkName) -> io::Result<Manners> {
-    Ok(Manners {
-        trusts_addresses: sysctl::is(&sysctl::of_link(link, "accept_dad"), "0")?.unwrap_or(true),
-        silent: sysctl::is(&sysctl::of_link(link, "disable_ipv6"), "1")?.unwrap_or(true),
-    })
+    let is = |switch, value| sysctl::is(&sysctl::of_link(link, switch), value).map(|is| is.unwrap_or(true));
+    Ok(Manners { trusts_addresses: is("accept_dad", "0")? && is("accept_ra", "0")?, silent: is("disable_ipv6", "1")? })
 }

@@ -29,6 +29,7 @@ fn lan(name: &str, number: u8, uplinks: &[&str]) -> Lan {
     let plan = serde_json::json!({
         "lan": {"kind": "Lan", "namespace": "default", "name": name}, "bridge": format!("{name}0"),
         "mac": format!("52:54:00:aa:00:{number:02x}"), "mtu": 1450, "addresses": [format!("10.10.{number}.1/24")],
+        "address6": format!("fd00:{number}::1/64"),
         "masquerade": true, "uplinks": uplinks
     });
     Lan::from(&serde_json::from_value::<LanPlan>(plan).expect("a plan"))
