@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engines", &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-secureboot", "stoke-vmm"]),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
-    ("tests", &["e2e", "bench", "fuzz", "testbed", "xtask"]),
+    ("tests", &["e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
 ];
 
 /// Edges within a layer, or upwards, each with its reason.
@@ -22,12 +22,17 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-host", "stoke-reconcile", "runs the reconcilers"),
     ("stoke-reconcile", "stoke-boot", "knows which boot programs a farm needs"),
     ("stoke-host", "stoke-boot", "finds boot programs"),
+    ("stoke-host", "stoke-secureboot", "signs what its farms hand out"),
+    ("stoke-vmm", "stoke-secureboot", "puts keys into the firmware of machines"),
     ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
     ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),
     ("e2e", "testbed", "the test bed is there for it"),
     ("bench", "e2e", "boots the same image"),
     ("bench", "testbed", "the test bed is there for it"),
+    ("bench", "storm", "measures it"),
+    ("e2e", "storm", "kills servers under it"),
+    ("storm", "testbed", "the test bed is there for it"),
     ("xtask", "testbed", "the cache is one"),
 ];
 

@@ -80,7 +80,7 @@ impl Hypervisor {
             bail!(refusal);
         }
         let (accelerator, reason) = choose_accelerator().await?;
-        let firmware = firmware::prepare(config.firmware, files)?;
+        let firmware = firmware::prepare(config.firmware, config.secure_boot.as_ref(), files)?;
         let ports = ports::open(config).await?;
         let spec = VmSpec::of(config);
         let links = ports.iter().map(|port| port.link.clone()).collect();

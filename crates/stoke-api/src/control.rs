@@ -9,18 +9,25 @@
 //! POST   /v1/plan            Apply          -> Planned; 422 Refused; changes nothing
 //! POST   /v1/power/{kinds}/{namespace}/{name}   PowerRequest -> 202
 //! GET    /v1/events/{kinds}/{namespace}/{name}  [ObjectEvent, …], oldest first
+//! GET    /v1/farms/{namespace}/{name}          FarmView
+//! GET    /v1/trace/{mac}                       [Traced, …], of every role that serves machines
+//! GET    /v1/trace/{kinds}/{namespace}/{name}  the same for all interfaces of an object
 //! GET    /v1/watch                             WatchEvent, one a line, first all that is, then each change
 //! POST   /v1/down            Down           -> Downed; the server ends afterwards
 //! ```
 //!
 //! An error is a [`Refused`] with a fitting status.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::meta::ObjectRef;
+use crate::names::Digest;
 use crate::objects::AnyObject;
+use crate::report::{FarmReport, Stranger};
+use crate::trace::TraceEvent;
 
 /// What an installation says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +183,60 @@ pub struct WatchEvent {
     pub change: Change,
     /// The object as it is now, or was last.
     pub object: AnyObject,
+}
+
+/// A farm as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmView {
+    /// The `Farm`.
+    pub farm: ObjectRef,
+    /// The image version that new boots get; absent while none is built.
+    pub image: Option<Digest>,
+    /// Its replicas, by number.
+    pub replicas: Vec<FarmReplica>,
+    /// Machines on its LANs that asked for a boot and that no object names.
+    pub strangers: Vec<LanStranger>,
+}
+
+/// One replica of a farm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmReplica {
+    /// Its workload: `farm-default-lab.1`.
+    pub workload: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether it serves.
+    pub ready: bool,
+    /// What is wrong with it.
+    pub failure: Option<String>,
+    /// What it said last.
+    pub report: FarmReport,
+}
+
+/// A machine that no object names, and where it was heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LanStranger {
+    /// The `Lan`.
+    pub lan: ObjectRef,
+    /// The machine.
+    #[serde(flatten)]
+    pub stranger: Stranger,
+}
+
+/// What one role remembers of a machine's boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traced {
+    /// The workload that remembers: `router-default-lab`.
+    pub workload: String,
+    /// Why it could not be asked, if it could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// What it remembers, oldest first.
+    pub events: Vec<TraceEvent>,
 }
 
 /// A request to end everything.

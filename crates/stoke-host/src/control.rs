@@ -12,7 +12,8 @@ use axum::{Json, Router};
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use stoke_api::control::{
-    Apply, Change, Down, Downed, HostInfo, Planned, PowerAction, PowerRequest, Refused, WatchEvent, WorkloadInfo,
+    Apply, Change, Down, Downed, FarmView, HostInfo, Planned, PowerAction, PowerRequest, Refused, Traced, WatchEvent,
+    WorkloadInfo,
 };
 use stoke_api::objects::{Kind, RunStrategy};
 use stoke_api::{AnyObject, ObjectName, ObjectRef};
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use crate::apply::{self, ApplyError};
 use crate::paths::Folders;
 use crate::store::{LocalStore, Store, StoreError};
+use crate::watching;
 
 /// What the loop saw last.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +63,9 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/plan", post(plan))
         .route("/v1/power/{kinds}/{namespace}/{name}", post(power))
         .route("/v1/events/{kinds}/{namespace}/{name}", get(events))
+        .route("/v1/farms/{namespace}/{name}", get(farm))
+        .route("/v1/trace/{mac}", get(trace))
+        .route("/v1/trace/{kinds}/{namespace}/{name}", get(trace_object))
         .route("/v1/watch", get(watch_objects))
         .route("/v1/down", post(down))
         .fallback(|| async {
@@ -237,6 +242,32 @@ fn powered(object: &AnyObject, action: PowerAction) -> Result<Status, String> {
 
 async fn events(State(control): Shared, Path(path): ObjectPath) -> Answer<Response> {
     Ok(Json(control.store.events(&reference(path)?)?).into_response())
+}
+
+async fn farm(State(control): Shared, Path((namespace, name)): Path<(String, String)>) -> Answer<Json<FarmView>> {
+    let reference = reference(("farms".to_owned(), namespace, name))?;
+    let view = watching::farm(&control.picture.borrow().clone(), &reference);
+    let none = || Failure::new(StatusCode::NOT_FOUND, format!("nothing runs for {reference}; stoke describe says why"));
+    view.map(Json).ok_or_else(none)
+}
+
+async fn trace(State(control): Shared, Path(mac): Path<String>) -> Answer<Json<Vec<Traced>>> {
+    let mac = mac
+        .parse()
+        .map_err(|error: stoke_api::names::ParseError| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let picture = control.picture.borrow().clone();
+    Ok(Json(watching::traces(&picture, &[mac]).await))
+}
+
+async fn trace_object(State(control): Shared, Path(path): ObjectPath) -> Answer<Json<Vec<Traced>>> {
+    let reference = reference(path)?;
+    let picture = control.picture.borrow().clone();
+    let macs = watching::macs(&picture, &reference);
+    if macs.is_empty() {
+        let message = format!("no LAN or farm knows an interface of {reference}");
+        return Err(Failure::new(StatusCode::NOT_FOUND, message));
+    }
+    Ok(Json(watching::traces(&picture, &macs).await))
 }
 
 /// All objects first, then each change. Ends when the watcher is too slow, so that it begins again with all.

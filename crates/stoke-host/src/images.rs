@@ -1,11 +1,14 @@
 //! What is built: image versions from the image store, how their builds ended, and each farm's own parts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stoke_api::Digest;
+use stoke_image::Signature;
 use stoke_reconcile::{FarmPartRequest, FarmParts, FinishedBuild, KnownImage};
+use stoke_secureboot::KeySet;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -163,14 +166,14 @@ impl Images {
     /// Begins to make parts that are wanted; `wake` is notified when some are done.
     pub fn make(&mut self, requests: Vec<FarmPartRequest>, wake: &Arc<Notify>) {
         for request in requests {
-            let key = (request.farm, request.image.digest);
+            let key = (request.farm.clone(), request.image.digest);
             let waits = self.failed.get(&key).is_some_and(|(at, _)| at.elapsed() < RETRY);
             if waits || !self.making.insert(key.clone()) {
                 continue;
             }
             let (store, authority, wake) = (self.store.clone(), self.authority.clone(), wake.clone());
             self.made.spawn_blocking(move || {
-                let made = make(&store, authority.certificate(), &request.image);
+                let made = make(&store, authority.certificate(), &request);
                 wake.notify_one();
                 (key, made)
             });
@@ -215,9 +218,21 @@ impl Images {
 fn make(
     store: &stoke_image::Store,
     certificate: &str,
-    image: &stoke_api::report::BuiltImage,
+    request: &FarmPartRequest,
 ) -> Result<FarmParts, stoke_image::BuildError> {
     let initramfs = stoke_image::farm_initramfs(store, certificate)?;
-    let uki = image.uki.map(|_| stoke_image::farm_uki(store, image, &initramfs)).transpose()?;
-    Ok(FarmParts { initramfs, uki })
+    let FarmPartRequest { image, keys, .. } = request;
+    // The key is read here, by the process that owns it, and not by builds, which run what people wrote.
+    let sign =
+        |program| keys.as_ref().map_or(Err(std::io::ErrorKind::NotFound.into()), |keys| sign(&keys.folder, program));
+    let signature = keys.as_ref().map(|keys| Signature { fingerprint: &keys.fingerprint, sign: &sign });
+    let uki = |_| stoke_image::farm_uki(store, image, &initramfs, signature.as_ref());
+    let uki = image.uki.map(uki).transpose()?;
+    Ok(FarmParts { initramfs, uki, signed_by: keys.as_ref().map(|keys| keys.fingerprint.clone()) })
+}
+
+fn sign(folder: &Path, program: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    let missing = || std::io::Error::other(format!("there are no keys at {}", folder.display()));
+    let signer = KeySet::find(folder).ok_or_else(missing)?.signer().map_err(std::io::Error::other)?;
+    stoke_secureboot::authenticode::sign(program, &signer).map_err(std::io::Error::other)
 }

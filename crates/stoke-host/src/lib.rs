@@ -26,6 +26,7 @@ pub mod images;
 pub mod paths;
 pub mod plan;
 pub mod process;
+pub mod secureboot;
 pub mod store;
 pub mod supervise;
 pub mod up;
@@ -36,6 +37,7 @@ mod files;
 mod keys;
 mod record;
 mod stop;
+mod watching;
 
 pub use paths::{Binaries, Folders};
 pub use store::{LocalStore, Store, StoreError};

@@ -34,7 +34,7 @@ use crate::paths::{Binaries, Folders};
 use crate::record::now_ms;
 use crate::store::{LocalStore, Store, StoreError};
 use crate::supervise::Supervisor;
-use crate::{control, keys};
+use crate::{control, keys, secureboot};
 
 /// Pause between two rounds while something is under way.
 const BUSY: Duration = Duration::from_millis(200);
@@ -226,11 +226,9 @@ impl Host {
         self.environment.images.clone_from(self.images.known());
         self.environment.farm_parts.clone_from(self.images.parts());
         self.environment.farm_part_failures = self.images.failures();
-        Ok(Observed {
-            objects: self.store.list()?,
-            workloads: self.supervisor.observed(),
-            environment: self.environment.clone(),
-        })
+        let objects = self.store.list()?;
+        self.environment.farm_keys = secureboot::farm_keys(&self.folders.state, &objects);
+        Ok(Observed { objects, workloads: self.supervisor.observed(), environment: self.environment.clone() })
     }
 
     /// Shows what is there now: the workloads as they are after the round.

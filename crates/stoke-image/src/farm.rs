@@ -22,13 +22,29 @@ pub fn farm_initramfs(store: &Store, ca_pem: &str) -> Result<BlobRef, BuildError
     Ok(store.put_bytes(&writer.finish()?)?)
 }
 
-/// The image's unified kernel image with the farm's initramfs behind the image's own. Made once: it stays in the store as
-/// long as the version.
+/// What makes a boot program one that firmware starts under Secure Boot.
+pub struct Signature<'a> {
+    /// Tells the key apart.
+    pub fingerprint: &'a str,
+    /// Signs: from a program to the signed program.
+    pub sign: &'a dyn Fn(Vec<u8>) -> std::io::Result<Vec<u8>>,
+}
+
+/// The image's unified kernel image with the farm's initramfs behind the image's own, signed if the farm has a key. Made
+/// once: it stays in the store as long as the version.
 ///
 /// # Errors
-/// If the image has none, or it cannot be stored.
-pub fn farm_uki(store: &Store, image: &BuiltImage, farm_initramfs: &BlobRef) -> Result<BlobRef, BuildError> {
-    let known_by = format!("{} {}", image.digest, farm_initramfs.digest);
+/// If the image has none, or it cannot be signed or stored.
+pub fn farm_uki(
+    store: &Store,
+    image: &BuiltImage,
+    farm_initramfs: &BlobRef,
+    signature: Option<&Signature<'_>>,
+) -> Result<BlobRef, BuildError> {
+    let mut known_by = format!("{} {}", image.digest, farm_initramfs.digest);
+    if let Some(signature) = signature {
+        known_by = format!("{known_by} signed by {}", signature.fingerprint);
+    }
     let derived_from = Digest(Sha256::digest(known_by).into());
     if let Some(made) = store.attached(&derived_from, media::UKI)? {
         return Ok(made);
@@ -41,7 +57,12 @@ pub fn farm_uki(store: &Store, image: &BuiltImage, farm_initramfs: &BlobRef) -> 
     parts.initramfs.extend(fs::read(store.blob_path(&farm_initramfs.digest))?);
     let workspace = store.workspace()?;
     let file = workspace.path().join("uki");
-    fs::write(&file, uki::assemble(&stub, &parts)?)?;
+    let unsigned = uki::assemble(&stub, &parts)?;
+    let content = match signature {
+        Some(signature) => (signature.sign)(unsigned)?,
+        None => unsigned,
+    };
+    fs::write(&file, content)?;
     let part = Part { media_type: media::UKI, blob: measure(&file)?, file };
     Ok(store.attach(image, &derived_from, &part)?)
 }

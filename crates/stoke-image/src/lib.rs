@@ -16,7 +16,7 @@
 //! A tree is only ever handled as a tar stream: owners, modes and extended attributes survive when an ordinary user
 //! builds, and nothing needs to be mounted.
 //!
-//! What this crate never does: sign, talk to a network itself, start a runtime, log, or hold a build's half-done files
+//! What this crate never does: hold a key, talk to a network itself, start a runtime, log, or hold a build's half-done files
 //! anywhere but in the store's `tmp`, which the next [`Store::open`] empties.
 
 pub mod build;
@@ -37,5 +37,5 @@ pub mod verity;
 
 pub use build::{Progress, Tools, build};
 pub use error::BuildError;
-pub use farm::{farm_initramfs, farm_uki};
+pub use farm::{Signature, farm_initramfs, farm_uki};
 pub use store::{Store, StoreError};

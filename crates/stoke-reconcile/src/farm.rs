@@ -117,9 +117,14 @@ fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &
     if view.valid(reference).is_err() {
         return;
     }
-    let made = |version: &BuiltImage| view.environment().farm_parts.contains_key(&(key(reference), version.digest));
+    let keys = view.environment().farm_keys.get(&key(reference)).cloned();
+    // Parts that were signed by another key, or by none, are handed out until those are made that should be.
+    let made = |version: &BuiltImage| {
+        let parts = view.environment().farm_parts.get(&(key(reference), version.digest));
+        parts.is_some_and(|parts| parts.signed_by.as_ref() == keys.as_ref().map(|keys| &keys.fingerprint))
+    };
     for version in versions(view, reference, farm).unwrap_or_default().iter().filter(|version| !made(version)) {
-        desired.farm_parts.push(FarmPartRequest { farm: key(reference), image: version.clone() });
+        desired.farm_parts.push(FarmPartRequest { farm: key(reference), image: version.clone(), keys: keys.clone() });
     }
 }
 

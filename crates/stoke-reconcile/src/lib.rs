@@ -23,8 +23,8 @@ mod view;
 
 pub use check::{check, check_between};
 pub use observed::{
-    Desired, Environment, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed, ObservedWorkload,
-    Occurrence,
+    Desired, Environment, FarmKeys, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed,
+    ObservedWorkload, Occurrence,
 };
 pub use status::Status;
 

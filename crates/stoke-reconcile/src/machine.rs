@@ -10,9 +10,9 @@
 
 use jiff::Timestamp;
 use stoke_api::node::Phase;
-use stoke_api::objects::{Kind, MachineStatus, NodeState, Power, RunStrategy, VmSpec};
+use stoke_api::objects::{Kind, MachineStatus, NodeState, Power, RunStrategy, UefiLoader, VmSpec};
 use stoke_api::report::VmReport;
-use stoke_api::workload::{FirmwareKind, Role, VmConfig, VmNic, Workload};
+use stoke_api::workload::{FirmwareKind, Role, TrustedKeys, VmConfig, VmNic, Workload};
 use stoke_api::{Condition, ObjectRef};
 
 use crate::names::{key, machine_folder, machine_uuid, nic_mac, workload_folder};
@@ -63,7 +63,34 @@ fn may_start(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Resul
         let wait = |why: Waiting| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message));
         lan::serves(view, &lan).map_err(wait)?;
     }
-    farm_of(reference, machine).map_or(Ok(()), |farm| farm::serves(view, &farm))
+    farm_of(reference, machine).map_or(Ok(()), |farm| farm::serves(view, &farm))?;
+    secure_boot(view, reference, machine).map(|_| ())
+}
+
+/// Whose keys the machine's firmware trusts, if it starts nothing that is not signed.
+///
+/// # Errors
+/// If its farm has nothing that is signed by a key that it could trust.
+fn secure_boot(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Result<Option<TrustedKeys>, Waiting> {
+    let uefi = machine.spec.vm.as_ref().and_then(|vm| vm.firmware.uefi.as_ref());
+    let wanted = uefi.is_some_and(|uefi| uefi.secure_boot);
+    let Some(farm) = farm_of(reference, machine).filter(|_| wanted) else {
+        return Ok(wanted.then_some(TrustedKeys::Microsoft));
+    };
+    if let Some(keys) = view.environment().farm_keys.get(&key(&farm)) {
+        return Ok(Some(TrustedKeys::Farm { folder: keys.folder.clone(), fingerprint: keys.fingerprint.clone() }));
+    }
+    match view.farm(&farm) {
+        Some(spec) if spec.spec.boot.loader.uefi == UefiLoader::Shim => Ok(Some(TrustedKeys::Microsoft)),
+        _ => {
+            let name = &farm.name;
+            let message = format!(
+                "{farm} has nothing that Secure Boot would start: make keys by `stoke farm keys create {name}`, or let it \
+                 load the distribution's signed programs by `boot: {{loader: {{uefi: Shim}}}}`"
+            );
+            Err(Waiting::new("NothingSigned", message))
+        }
+    }
 }
 
 fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec) -> VmConfig {
@@ -79,6 +106,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
         cpus: vm.cpus,
         memory: vm.memory,
         firmware: if vm.firmware.bios.is_some() { FirmwareKind::Bios } else { FirmwareKind::Uefi },
+        secure_boot: secure_boot(view, reference, machine).ok().flatten(),
         nics: machine.spec.nics.iter().map(nic).collect(),
         power: power(machine),
         run_strategy: machine.spec.run_strategy,

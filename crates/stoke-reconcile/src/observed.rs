@@ -61,6 +61,8 @@ pub struct Environment {
     pub images: BTreeMap<String, KnownImage>,
     /// Each farm's own parts, by `NAMESPACE/NAME` of the farm and image version.
     pub farm_parts: BTreeMap<(String, Digest), FarmParts>,
+    /// Farms with keys of their own for Secure Boot, by `NAMESPACE/NAME`.
+    pub farm_keys: BTreeMap<String, FarmKeys>,
     /// Why parts could not be made, by the same key.
     pub farm_part_failures: BTreeMap<(String, Digest), String>,
 }
@@ -113,14 +115,26 @@ pub struct FinishedBuild {
     pub finished_ms: u64,
 }
 
+/// A farm's keys for Secure Boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FarmKeys {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// Fingerprint of the certificate by which its boot programs are verified.
+    pub fingerprint: String,
+}
+
 /// What a farm adds to an image version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FarmParts {
     /// The initramfs with the farm's CA.
     pub initramfs: BlobRef,
     /// The unified kernel image with that initramfs inside; absent if the image has none.
     pub uki: Option<BlobRef>,
+    /// Fingerprint of the key that has signed it.
+    #[serde(default)]
+    pub signed_by: Option<String>,
 }
 
 /// What should be.
@@ -143,6 +157,8 @@ pub struct FarmPartRequest {
     pub farm: String,
     /// The version.
     pub image: BuiltImage,
+    /// The farm's keys, one of which signs the unified kernel image.
+    pub keys: Option<FarmKeys>,
 }
 
 /// Something that happened to an object.

@@ -1,16 +1,17 @@
 //! The example lab, step by step: what is wanted and said while it comes up, goes wrong, and is changed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use serde_json::json;
 use stoke_api::node::Phase;
-use stoke_api::objects::NodeState;
+use stoke_api::objects::{NodeState, UefiLoader};
 use stoke_api::report::{
     BuiltImage, FarmNodeReport, FarmReport, ImageBuildReport, LanReport, NodeAgentReport, Report, RouterReport,
     VmReport,
 };
-use stoke_api::workload::{BlobRef, Role, Workload};
+use stoke_api::workload::{BlobRef, Role, TrustedKeys, Workload};
 use stoke_api::{AnyObject, Digest, Kind, ObjectRef};
 
 use super::*;
@@ -113,7 +114,9 @@ impl World {
             status.clone().write_into(object);
         }
         for request in &desired.farm_parts {
-            let parts = FarmParts { initramfs: blob(8), uki: Some(blob(9)) };
+            let signed_by = request.keys.as_ref().map(|keys| keys.fingerprint.clone());
+            let uki = if signed_by.is_some() { blob(10) } else { blob(9) };
+            let parts = FarmParts { initramfs: blob(8), uki: Some(uki), signed_by };
             self.observed.environment.farm_parts.insert((request.farm.clone(), request.image.digest), parts);
         }
         self.observed.workloads.retain(|name, _| desired.workloads.iter().any(|workload| workload.name() == *name));
@@ -305,6 +308,76 @@ fn a_machine_is_as_ready_as_its_newest_session_says() {
     }
     world.settle();
     assert!(world.said(Kind::Machine, "node-1").starts_with("True "), "{}", world.said(Kind::Machine, "node-1"));
+}
+
+#[test]
+fn kernels_are_signed_anew_when_a_farm_gets_keys() {
+    let mut world = World::new(lab());
+    world.settle();
+    let handed_out = |world: &World| {
+        let Role::Farm(config) = world.role("farm-default-lab") else { panic!("a farm") };
+        config.images[0].uki.unwrap()
+    };
+    assert_eq!(handed_out(&world), blob(9));
+    let keys = FarmKeys { folder: "/s/keys".into(), fingerprint: "f".into() };
+    world.observed.environment.farm_keys.insert("default/lab".into(), keys.clone());
+    let desired = world.round();
+    assert_eq!(desired.farm_parts[0].keys, Some(keys));
+    assert_eq!(handed_out(&world), blob(9), "the unsigned one until the signed one is there");
+    world.settle();
+    assert_eq!(handed_out(&world), blob(10));
+    assert!(world.round().farm_parts.is_empty());
+}
+
+#[test]
+fn secure_boot_waits_for_something_that_it_would_start() {
+    let mut objects = lab();
+    for object in &mut objects {
+        if let AnyObject::Machine(machine) = object {
+            machine.spec.vm.as_mut().unwrap().firmware.uefi = Some(stoke_api::objects::Uefi { secure_boot: true });
+            machine.spec.vm.as_mut().unwrap().firmware.bios = None;
+        }
+    }
+    let trusted = |world: &World| {
+        let Role::Vm(config) = world.role("vm-default-node-1") else { panic!("a machine") };
+        config.secure_boot.clone()
+    };
+    let mut world = World::new(objects.clone());
+    world.settle();
+    let said = world.said(Kind::Machine, "node-1");
+    assert!(said.starts_with("False NothingSigned") && said.contains("stoke farm keys create lab"), "{said}");
+    let keys = FarmKeys { folder: "/s/keys".into(), fingerprint: "f".into() };
+    world.observed.environment.farm_keys.insert("default/lab".into(), keys);
+    world.settle();
+    let ours = TrustedKeys::Farm { folder: "/s/keys".into(), fingerprint: "f".into() };
+    assert_eq!(trusted(&world), Some(ours));
+    for object in &mut objects {
+        if let AnyObject::Farm(farm) = object {
+            farm.spec.boot.loader.uefi = UefiLoader::Shim;
+        }
+    }
+    let mut world = World::new(objects);
+    world.settle();
+    assert_eq!(trusted(&world), Some(TrustedKeys::Microsoft));
+}
+
+#[test]
+fn boot_programs_that_a_farm_needs_and_the_host_lacks_are_told() {
+    let mut world = World::new(lab());
+    let place = |name: &str| (name.to_owned(), PathBuf::from(format!("/boot/{name}")));
+    world.observed.environment.boot_programs = ["snponly.efi", "shimx64.efi"].map(place).into();
+    world.settle();
+    let Role::Farm(config) = world.role("farm-default-lab") else { panic!("a farm") };
+    assert_eq!(config.boot_programs.keys().collect::<Vec<_>>(), ["snponly.efi"], "no more than it needs");
+    let said = |world: &mut World| {
+        let AnyObject::Farm(farm) = world.object(Kind::Farm, "lab") else { panic!("a farm") };
+        let told = farm.status.conditions.iter().find(|condition| condition.kind == "BootPrograms");
+        told.map(|condition| condition.message.clone())
+    };
+    assert_eq!(said(&mut world).as_deref(), Some("undionly.kpxe is missing: apt-get install ipxe"));
+    world.observed.environment.boot_programs.extend([place("undionly.kpxe")]);
+    world.settle();
+    assert_eq!(said(&mut world), None);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 use stoke_api::names::{Bytes, MacAddr};
 use stoke_api::workload::FirmwareKind;
 
-use crate::spec::{Accelerator, FirmwareFiles, Placement, Tap, VmSpec};
+use crate::spec::{Accelerator, FirmwareFiles, Placement, SecureWay, Tap, VmSpec};
 
 /// The program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -47,7 +47,9 @@ pub fn arguments(spec: &VmSpec, placement: &Placement) -> Vec<OsString> {
 
 fn machine(list: &mut Arguments, spec: &VmSpec, placement: &Placement) {
     // Without graphics SeaBIOS, and with it iPXE, writes to the serial console.
-    list.option("-machine", "q35,graphics=off");
+    let secure = matches!(placement.firmware, FirmwareFiles::Uefi { secure: Some(_), .. });
+    // In system management mode the firmware writes its variables, and nobody else can.
+    list.option("-machine", if secure { "q35,graphics=off,smm=on" } else { "q35,graphics=off" });
     let (accelerator, cpu) = match placement.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg", "max"),
@@ -68,10 +70,14 @@ fn kibibytes(memory: Bytes) -> u64 {
 fn firmware(list: &mut Arguments, spec: &VmSpec, placement: &Placement) {
     match &placement.firmware {
         FirmwareFiles::Bios => list.option("-boot", format!("strict=on,reboot-timeout={BIOS_RETRY_MS}")),
-        FirmwareFiles::Uefi { code, vars } => {
+        FirmwareFiles::Uefi { code, vars, secure } => {
             list.option("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={}", path(code)));
             list.option("-drive", format!("if=pflash,unit=1,format=raw,file={}", path(vars)));
-            for switch in OVMF_SWITCHES {
+            if secure.is_some() {
+                list.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+            }
+            let by_pxe = *secure == Some(SecureWay::Pxe);
+            for switch in OVMF_SWITCHES.into_iter().filter(|switch| !(by_pxe && *switch == OVMF_SWITCHES[0])) {
                 list.option("-fw_cfg", format!("name={switch},string=n"));
             }
         }
@@ -142,6 +148,7 @@ mod tests {
             cpus: 2,
             memory: Bytes(1 << 30),
             firmware,
+            secure_boot: false,
             macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
         }
     }
@@ -196,7 +203,8 @@ mod tests {
     #[test]
     fn a_uefi_machine_under_kvm_goes_straight_to_http_boot() {
         let spec = spec(FirmwareKind::Uefi, &["52:54:00:00:00:01", "52:54:00:00:00:02"]);
-        let files = FirmwareFiles::Uefi { code: "/usr/share/OVMF/CODE,4M.fd".into(), vars: "/state/v.fd".into() };
+        let files =
+            FirmwareFiles::Uefi { code: "/usr/share/OVMF/CODE,4M.fd".into(), vars: "/state/v.fd".into(), secure: None };
         let placement = placement(Accelerator::Kvm, files, &[(7, 1450), (8, 1500)]);
         insta::assert_snapshot!(lines(&spec, &placement), @r"
         -nodefaults
@@ -229,6 +237,23 @@ mod tests {
         -pidfile /state/node-1/qemu.pid
         -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
         ");
+    }
+
+    #[test]
+    fn secure_boot_protects_its_variables_and_boots_as_its_keys_allow() {
+        let lines = |secure| {
+            let files = FirmwareFiles::Uefi { code: "/code.fd".into(), vars: "/v.fd".into(), secure };
+            lines(&spec(FirmwareKind::Uefi, &["52:54:00:00:00:01"]), &placement(Accelerator::Tcg, files, &[(7, 1500)]))
+        };
+        let (plain, http, pxe) = (lines(None), lines(Some(SecureWay::Http)), lines(Some(SecureWay::Pxe)));
+        assert!(!plain.contains("smm=on") && !plain.contains("-global"));
+        for secure in [&http, &pxe] {
+            assert!(secure.contains("-machine q35,graphics=off,smm=on"), "{secure}");
+            assert!(secure.contains("-global driver=cfi.pflash01,property=secure,value=on"), "{secure}");
+            assert!(secure.contains("opt/org.tianocore/IPv6PXESupport,string=n"), "{secure}");
+        }
+        let no_pxe = "opt/org.tianocore/IPv4PXESupport,string=n";
+        assert!(http.contains(no_pxe) && !pxe.contains(no_pxe));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct VmSpec {
     pub memory: Bytes,
     /// What starts first.
     pub firmware: FirmwareKind,
+    /// Whether only signed programs start.
+    #[serde(default)]
+    pub secure_boot: bool,
     /// Link-layer addresses of the interfaces; the first boots.
     pub macs: Vec<MacAddr>,
 }
@@ -38,6 +41,7 @@ impl VmSpec {
             cpus: config.cpus,
             memory: config.memory,
             firmware: config.firmware,
+            secure_boot: config.secure_boot.is_some(),
             macs: config.nics.iter().map(|nic| nic.mac).collect(),
         }
     }
@@ -48,6 +52,7 @@ impl VmSpec {
             ("cpus", self.cpus != wanted.cpus),
             ("memory", self.memory != wanted.memory),
             ("firmware", self.firmware != wanted.firmware),
+            ("Secure Boot", self.secure_boot != wanted.secure_boot),
             ("interfaces", self.macs != wanted.macs),
         ];
         fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -84,7 +89,18 @@ pub enum FirmwareFiles {
         code: PathBuf,
         /// This machine's variables.
         vars: PathBuf,
+        /// Whether only signed programs start, and how the machine then boots.
+        secure: Option<SecureWay>,
     },
+}
+
+/// How a machine that starts only signed programs boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecureWay {
+    /// By HTTP, as other machines: its farm signs what it loads.
+    Http,
+    /// By PXE: the distribution's signed GRUB knows its server only if it came that way.
+    Pxe,
 }
 
 /// This host's end of an interface: a TAP that QEMU inherits.

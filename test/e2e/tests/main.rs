@@ -1,8 +1,10 @@
 //! The main job with real guests, under emulation, in network namespaces. One file for each promise.
 
 mod boot;
+mod firmware;
 mod foreign;
 mod input;
+mod nbd;
 mod power;
 mod refuse;
 mod restart;

@@ -1,6 +1,7 @@
 //! A foreign machine: a QEMU that nobody of ours started, on a wire to an installation's uplink.
 
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
@@ -16,6 +17,51 @@ pub enum Firmware {
     UefiPxe,
     /// UEFI that boots by HTTP.
     UefiHttp,
+    /// The same two with Secure Boot on: whose keys it trusts is in its variables.
+    SecurePxe,
+    /// See [`Self::SecurePxe`].
+    SecureHttp,
+    /// UEFI on 64-bit Arm, with its own PXE.
+    ArmPxe,
+    /// UEFI on 64-bit Arm that boots by HTTP.
+    ArmHttp,
+}
+
+/// Variables of OVMF with the keys that machines are sold with: Microsoft's.
+pub const MICROSOFT_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+
+impl Firmware {
+    fn is_arm(self) -> bool {
+        matches!(self, Self::ArmPxe | Self::ArmHttp)
+    }
+
+    fn is_http(self) -> bool {
+        matches!(self, Self::UefiHttp | Self::SecureHttp | Self::ArmHttp)
+    }
+
+    /// Code, and the template of the variables.
+    fn files(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bios => None,
+            Self::UefiPxe | Self::UefiHttp => {
+                Some(("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"))
+            }
+            Self::SecurePxe | Self::SecureHttp => {
+                Some(("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", MICROSOFT_VARIABLES))
+            }
+            Self::ArmPxe | Self::ArmHttp => Some(("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd")),
+        }
+    }
+
+    /// The hypervisor and the machine that it emulates.
+    fn machine(self) -> (&'static str, [&'static str; 2]) {
+        match self {
+            Self::Bios | Self::UefiPxe | Self::UefiHttp => ("qemu-system-x86_64", ["q35,accel=tcg", "max"]),
+            // Only the firmware itself, in system management mode, may write its variables.
+            Self::SecurePxe | Self::SecureHttp => ("qemu-system-x86_64", ["q35,accel=tcg,smm=on", "max"]),
+            Self::ArmPxe | Self::ArmHttp => ("qemu-system-aarch64", ["virt,accel=tcg", "cortex-a57"]),
+        }
+    }
 }
 
 /// The wire: a veth pair whose near end `uplink0` is for the installation, the far end on a switch.
@@ -28,6 +74,24 @@ pub fn wire(world: &World) -> Result<()> {
     world.run("ip", &["link", "set", "far0", "master", "switch0", "up"])?;
     world.run("ip", &["link", "set", "switch0", "up"])?;
     Ok(())
+}
+
+/// What makes UEFI boot in this way.
+fn uefi(command: &mut Command, firmware: Firmware) {
+    let (pxe, ip6) = (["IPv4PXESupport", "IPv6PXESupport"], "IPv6Support");
+    let off: &[&str] = match (firmware.is_http(), firmware.is_arm()) {
+        // It would try PXE first, for tens of seconds.
+        (true, _) => &[pxe[0], pxe[1], ip6],
+        // Half a minute in which it would ask for an IPv6 router that is not there.
+        (false, true) => &[pxe[1], ip6],
+        (false, false) => &[],
+    };
+    for switch in off {
+        command.args(["-fw_cfg", &format!("name=opt/org.tianocore/{switch},string=n")]);
+    }
+    if matches!(firmware, Firmware::SecurePxe | Firmware::SecureHttp) {
+        command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+    }
 }
 
 /// A machine on the wire.
@@ -43,32 +107,36 @@ impl Foreign {
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power_on(world: &World, mac: &str, firmware: Firmware) -> Result<Self> {
+        Self::power_on_with(world, mac, firmware, None)
+    }
+
+    /// The same with a copy of these firmware variables instead of fresh ones.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started.
+    pub fn power_on_with(world: &World, mac: &str, firmware: Firmware, variables: Option<&Path>) -> Result<Self> {
         let tap = "tap0";
-        world.run("ip", &["tuntap", "add", "dev", tap, "mode", "tap"])?;
-        world.run("ip", &["link", "set", tap, "master", "switch0", "up"])?;
+        if !world.links()?.iter().any(|link| link == tap) {
+            world.run("ip", &["tuntap", "add", "dev", tap, "mode", "tap"])?;
+            world.run("ip", &["link", "set", tap, "master", "switch0", "up"])?;
+        }
         let console = world.folder().join("foreign.log");
-        let mut command = world.command("qemu-system-x86_64");
-        command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-m", "1024", "-nodefaults", "-display", "none"]);
+        let (hypervisor, [machine, cpu]) = firmware.machine();
+        let mut command = world.command(hypervisor);
+        command.args(["-machine", machine, "-cpu", cpu, "-m", "1024", "-nodefaults", "-display", "none"]);
         command.args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         let device = format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1");
-        match firmware {
-            Firmware::Bios => command.args(["-device", &device]),
-            Firmware::UefiPxe | Firmware::UefiHttp => {
-                let variables = world.folder().join("foreign-vars.fd");
-                fs_err::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)?;
-                let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-                command.args(["-drive", code]);
-                command.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
-                if firmware == Firmware::UefiHttp {
-                    // OVMF would try PXE first, for tens of seconds.
-                    for switch in ["IPv4PXESupport", "IPv6PXESupport", "IPv6Support"] {
-                        command.args(["-fw_cfg", &format!("name=opt/org.tianocore/{switch},string=n")]);
-                    }
-                }
-                command.args(["-device", "virtio-rng-pci", "-device", &format!("{device},romfile=")])
-            }
-        };
+        if let Some((code, template)) = firmware.files() {
+            let own = world.folder().join("foreign-vars.fd");
+            fs_err::copy(variables.unwrap_or(Path::new(template)), &own)?;
+            command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={code}")]);
+            command.args(["-drive", &format!("if=pflash,format=raw,file={}", own.display())]);
+            uefi(&mut command, firmware);
+            command.args(["-device", "virtio-rng-pci", "-device", &format!("{device},romfile=")]);
+        } else {
+            command.args(["-device", &device]);
+        }
         command.stdin(Stdio::null());
         Ok(Self { process: Process::start(&mut command)?, console })
     }

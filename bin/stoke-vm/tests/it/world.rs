@@ -49,6 +49,7 @@ impl World {
             cpus: 1,
             memory: Bytes(64 << 20),
             firmware: FirmwareKind::Bios,
+            secure_boot: None,
             nics: Vec::new(),
             power: Power::On,
             run_strategy: RunStrategy::Always,

@@ -77,7 +77,12 @@ pub struct Bios {}
 /// UEFI.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Uefi {}
+pub struct Uefi {
+    /// Whether it starts only boot programs that were signed by a key that it trusts: its farm's own if that has keys
+    /// (`stoke farm keys`), else those that machines are sold with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure_boot: bool,
+}
 
 /// Where the firmware finds the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -122,6 +122,9 @@ pub struct VmConfig {
     pub memory: Bytes,
     /// What starts first.
     pub firmware: FirmwareKind,
+    /// Whose keys its UEFI trusts, if it starts nothing that is not signed.
+    #[serde(default)]
+    pub secure_boot: Option<TrustedKeys>,
     /// Network interfaces; the first boots.
     pub nics: Vec<VmNic>,
     /// Whether it should be on.
@@ -146,6 +149,21 @@ pub struct VmConfig {
 pub enum FirmwareKind {
     Bios,
     Uefi,
+}
+
+/// Whose keys a virtual machine's UEFI trusts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TrustedKeys {
+    /// Those that machines are sold with: Microsoft's. It loads a signed shim by PXE.
+    Microsoft,
+    /// Those of its farm.
+    Farm {
+        /// The folder of the keys, of which only the certificates are read.
+        folder: PathBuf,
+        /// Tells the keys apart: another one means other keys.
+        fingerprint: String,
+    },
 }
 
 /// A network interface of a virtual machine.

@@ -147,9 +147,17 @@ fn known_inputs_are_not_built_again(store: &Path, tools: &Tools, image: &BuiltIm
 fn farms_add_their_part(store: &Store, image: &BuiltImage) {
     let farm = farm_initramfs(store, "certificate").unwrap();
     assert_eq!(farm, farm_initramfs(store, "certificate").unwrap());
-    let made = farm_uki(store, image, &farm).unwrap();
+    let made = farm_uki(store, image, &farm, None).unwrap();
     let before = fs::metadata(store.blob_path(&made.digest)).unwrap().modified().unwrap();
-    assert_eq!(farm_uki(store, image, &farm).unwrap(), made);
+    assert_eq!(farm_uki(store, image, &farm, None).unwrap(), made);
+    // Signed, it is another one, by another key yet another, and each is made once.
+    let signed = |fingerprint: &str, mark: &'static [u8]| {
+        let sign = |program: Vec<u8>| Ok([&program[..], mark].concat());
+        farm_uki(store, image, &farm, Some(&stoke_image::Signature { fingerprint, sign: &sign })).unwrap()
+    };
+    let (one, other) = (signed("one", b"1"), signed("other", b"2"));
+    assert!(one != made && other != made && one != other);
+    assert_eq!(signed("one", b"made anew"), one);
     assert_eq!(fs::metadata(store.blob_path(&made.digest)).unwrap().modified().unwrap(), before);
     let (_, parts) = uki::take_apart(&fs::read(store.blob_path(&made.digest)).unwrap()).unwrap();
     let size = usize::try_from(image.initramfs.size).unwrap();
