@@ -10,6 +10,8 @@ use std::ptr;
 
 /// Datagrams that one call receives or sends at most.
 pub const BATCH: usize = 64;
+/// Room for a few datagrams is quicker to prepare.
+const FEW: usize = 4;
 /// Segments that the kernel cuts one buffer into at most: `UDP_MAX_SEGMENTS` of Linux before 6.9.
 pub const SEGMENTS: usize = 64;
 
@@ -120,8 +122,12 @@ impl Inbox {
     pub fn receive(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
         self.received.clear();
         let most = most.clamp(1, BATCH);
-        let (mut names, mut vectors) = ([Name::EMPTY; BATCH], [NO_VECTOR; BATCH]);
-        let mut messages = [NO_MESSAGE; BATCH];
+        if most <= FEW { self.receive_into::<FEW>(socket, most) } else { self.receive_into::<BATCH>(socket, most) }
+    }
+
+    fn receive_into<const ROOM: usize>(&mut self, socket: impl AsFd, most: usize) -> io::Result<usize> {
+        let (mut names, mut vectors) = ([Name::EMPTY; ROOM], [NO_VECTOR; ROOM]);
+        let mut messages = [NO_MESSAGE; ROOM];
         let rooms = self.bytes.chunks_exact_mut(self.room);
         let slots = messages.iter_mut().zip(&mut names).zip(&mut vectors).zip(rooms).take(most);
         for (((message, name), vector), room) in slots {
@@ -166,10 +172,14 @@ pub struct Outgoing<'a> {
 /// That of the first one, of which then nothing left: `EAGAIN` if the socket is full; `EINVAL`, `EMSGSIZE` or `EIO` if it
 /// was to be cut and a segment does not fit the path, or the interface cannot add checksums.
 pub fn send(socket: impl AsFd, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
-    let most = datagrams.len().min(BATCH);
-    let (mut names, mut vectors) = ([Name::EMPTY; BATCH], [NO_VECTOR; BATCH]);
-    let mut segments = [const { MaybeUninit::<Segment>::uninit() }; BATCH];
-    let mut messages = [NO_MESSAGE; BATCH];
+    if datagrams.len() <= FEW { send_of::<FEW>(socket, datagrams) } else { send_of::<BATCH>(socket, datagrams) }
+}
+
+fn send_of<const ROOM: usize>(socket: impl AsFd, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    let most = datagrams.len().min(ROOM);
+    let (mut names, mut vectors) = ([Name::EMPTY; ROOM], [NO_VECTOR; ROOM]);
+    let mut segments = [const { MaybeUninit::<Segment>::uninit() }; ROOM];
+    let mut messages = [NO_MESSAGE; ROOM];
     let slots = messages.iter_mut().zip(&mut names).zip(&mut vectors).zip(&mut segments);
     for ((((message, name), vector), segment), datagram) in slots.zip(datagrams) {
         // The kernel only reads what is sent.

@@ -9,6 +9,7 @@ mod nbd;
 mod peers;
 mod row;
 mod serial;
+mod tftp;
 
 use std::path::PathBuf;
 
@@ -35,7 +36,7 @@ struct Arguments {
 /// A benchmark: how often each side runs and which sides do, to its rows.
 type Benchmark = fn(usize, &str) -> Result<Vec<Row>>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run), ("nbd", nbd::run)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run), ("tftp", tftp::run), ("nbd", nbd::run)];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();

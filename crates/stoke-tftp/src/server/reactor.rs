@@ -23,6 +23,15 @@ const ROUNDS: usize = 4;
 /// Datagrams that a first call has room for; more are asked for when it was filled.
 const FEW: usize = 4;
 
+/// How long packets are looked for before the thread sleeps.
+const WATCH: Duration = Duration::from_micros(100);
+/// Looking that found something earns one; looking in vain costs so many of them.
+const WATCH_PRICE: u32 = 4;
+/// Most that can be earned.
+const WATCH_CREDIT: u32 = 32;
+/// Without credit, looking is tried again after so many sleeps.
+const WATCH_AGAIN: u32 = 64;
+
 const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
 const ABANDONED: u8 = 2;
@@ -67,6 +76,7 @@ pub(super) struct Reactor<F> {
     inbox: Inbox,
     waker: Arc<Waker>,
     own: OwnPorts,
+    watch: Watch,
 }
 
 impl<F: Files> Reactor<F> {
@@ -86,7 +96,7 @@ impl<F: Files> Reactor<F> {
         let own = OwnPorts::new(settings.ports, local)?;
         // A request is longer than any other packet of a client; one byte more shows that it is too long.
         let inbox = Inbox::new(REQUEST_LIMIT + 1);
-        Ok(Self { socket, table, outbox: Outbox::default(), inbox, waker, own })
+        Ok(Self { socket, table, outbox: Outbox::default(), inbox, waker, own, watch: Watch::new() })
     }
 
     /// Serves until it is told to end.
@@ -97,9 +107,9 @@ impl<F: Files> Reactor<F> {
                 DRAINING if self.table.is_empty() => return Ok(()),
                 state => self.table.draining = state == DRAINING,
             }
-            self.wait()?;
-            self.receive()?;
-            self.receive_on_own_ports()?;
+            if !self.receive_any()? && !self.watch()? {
+                self.wait()?;
+            }
             let now = Instant::now();
             while let Some(client) = self.table.next_due(now) {
                 self.advance(client, now);
@@ -107,6 +117,27 @@ impl<F: Files> Reactor<F> {
             self.outbox.send(&self.socket, true);
             self.settle();
         }
+    }
+
+    /// Takes what is there; whether anything was.
+    fn receive_any(&mut self) -> io::Result<bool> {
+        let shared = self.receive()?;
+        Ok(self.receive_on_own_ports()? || shared)
+    }
+
+    /// Looks for packets for a moment instead of sleeping, while that pays.
+    fn watch(&mut self) -> io::Result<bool> {
+        if self.table.is_empty() || !self.watch.pays() {
+            return Ok(false);
+        }
+        let begin = Instant::now();
+        let mut seen = false;
+        while !seen && begin.elapsed() < WATCH {
+            std::hint::spin_loop();
+            seen = self.receive_any()?;
+        }
+        self.watch.watched(seen);
+        Ok(seen)
     }
 
     /// Sleeps until a packet comes, the clock has to be looked at or the thread is to end.
@@ -131,12 +162,13 @@ impl<F: Files> Reactor<F> {
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<()> {
+    /// Takes what is there on the port of requests; whether anything was.
+    fn receive(&mut self) -> io::Result<bool> {
         let mut room = FEW;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let got = match self.inbox.receive(&self.socket, room) {
                 Ok(got) => got,
-                Err(error) if passing(&error) => return Ok(()),
+                Err(error) if passing(&error) => return Ok(round > 0),
                 Err(error) => return Err(error),
             };
             let now = Instant::now();
@@ -153,15 +185,18 @@ impl<F: Files> Reactor<F> {
                 self.outbox.send(&self.socket, false);
             }
             if got < room {
-                return Ok(());
+                break;
             }
             room = BATCH;
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn receive_on_own_ports(&mut self) -> io::Result<()> {
-        for client in self.own.readable()? {
+    /// The same for the ports of transfers that have one.
+    fn receive_on_own_ports(&mut self) -> io::Result<bool> {
+        let readable = self.own.readable()?;
+        let any = !readable.is_empty();
+        for client in readable {
             let Some(socket) = self.own.sockets.get(&client) else { continue };
             match self.inbox.receive(socket, BATCH) {
                 Ok(_) => {}
@@ -176,7 +211,7 @@ impl<F: Files> Reactor<F> {
             }
             self.advance(client, now);
         }
-        Ok(())
+        Ok(any)
     }
 
     fn advance(&mut self, client: SocketAddr, now: Instant) {
@@ -195,6 +230,36 @@ impl<F: Files> Reactor<F> {
                 self.own.close(client);
             }
         }
+    }
+}
+
+/// Whether to look for packets for a moment before going to sleep.
+///
+/// On a LAN a client answers within microseconds, and being woken takes as long as its answer: with a window of one block,
+/// that is half of the time of a transfer. Where answers take longer, looking is a waste and is given up.
+struct Watch {
+    credit: u32,
+    slept: u32,
+    /// With one processor, whoever looks keeps others from working.
+    possible: bool,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let possible = std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        Self { credit: 0, slept: 0, possible }
+    }
+
+    fn pays(&mut self) -> bool {
+        if self.credit > 0 {
+            return self.possible;
+        }
+        self.slept = (self.slept + 1) % WATCH_AGAIN;
+        self.possible && self.slept == 0
+    }
+
+    fn watched(&mut self, seen: bool) {
+        self.credit = if seen { (self.credit + 1).min(WATCH_CREDIT) } else { self.credit.saturating_sub(WATCH_PRICE) };
     }
 }
 
