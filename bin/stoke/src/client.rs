@@ -8,10 +8,11 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stoke_api::control::{
-    Applied, Apply, Down, Downed, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest, Refused, WatchEvent,
+    Applied, Apply, Down, Downed, FarmView, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest, Refused, Traced,
+    WatchEvent,
 };
 use stoke_api::load::Finding;
-use stoke_api::{AnyObject, Kind, ObjectName, ObjectRef};
+use stoke_api::{AnyObject, Kind, MacAddr, ObjectName, ObjectRef};
 
 use crate::failure::Failure;
 use crate::folders::Folders;
@@ -83,6 +84,22 @@ impl Client {
     /// What happened to an object.
     pub(crate) async fn events(&self, reference: &ObjectRef) -> anyhow::Result<Vec<ObjectEvent>> {
         self.get(&format!("/v1/events/{}", path(reference))).await
+    }
+
+    /// A farm as it runs.
+    pub(crate) async fn farm(&self, farm: &ObjectRef) -> anyhow::Result<FarmView> {
+        let namespace = farm.namespace.as_ref().map_or("-", ObjectName::as_str);
+        self.get(&format!("/v1/farms/{namespace}/{}", farm.name)).await
+    }
+
+    /// What is remembered of the boots of a machine.
+    pub(crate) async fn trace(&self, mac: MacAddr) -> anyhow::Result<Vec<Traced>> {
+        self.get(&format!("/v1/trace/{mac}")).await
+    }
+
+    /// What is remembered of the boots of an object's machine.
+    pub(crate) async fn trace_object(&self, reference: &ObjectRef) -> anyhow::Result<Vec<Traced>> {
+        self.get(&format!("/v1/trace/{}", path(reference))).await
     }
 
     /// Applies files.

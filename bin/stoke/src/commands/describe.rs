@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use stoke_api::control::ObjectEvent;
 use stoke_api::objects::NodeState;
-use stoke_api::{AnyObject, Condition};
+use stoke_api::{AnyObject, Condition, Kind, ObjectRef};
 
 use super::get::truth;
 use crate::cli::OneObject;
@@ -17,8 +17,28 @@ pub(crate) async fn run(folders: &Folders, object: &OneObject) -> anyhow::Result
     let client = Client::connect(folders).await?;
     let object = client.object(&reference).await?;
     let events = client.events(&reference).await?;
-    output::print(&render(&object, &events, jiff::Timestamp::now())?)?;
+    let now = jiff::Timestamp::now();
+    let mut text = render(&object, &events, now)?;
+    text.push_str(&unknown_machines(&client, &reference, now).await?);
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Machines without object, of a farm or on a LAN.
+async fn unknown_machines(client: &Client, of: &ObjectRef, now: jiff::Timestamp) -> anyhow::Result<String> {
+    if !matches!(of.kind, Kind::Farm | Kind::Lan) {
+        return Ok(String::new());
+    }
+    let mut sections = Vec::new();
+    for farm in client.list(Kind::Farm, None).await? {
+        // A farm that nothing runs for hears of nobody.
+        let Ok(mut view) = client.farm(&farm.reference()).await else { continue };
+        view.strangers.retain(|stranger| view.farm == *of || stranger.lan == *of);
+        if !view.strangers.is_empty() {
+            sections.push(section("Unknown machines", &super::farm::strangers(&view, now)));
+        }
+    }
+    Ok(sections.concat())
 }
 
 fn render(object: &AnyObject, events: &[ObjectEvent], now: jiff::Timestamp) -> anyhow::Result<String> {

@@ -7,6 +7,7 @@ mod describe;
 mod doctor;
 mod down;
 mod explain;
+mod farm;
 mod get;
 mod image;
 mod logs;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reboot(objects) => blocking(power::run(&folders()?, &objects, PowerAction::Reboot)),
         Command::Delete(objects) => blocking(delete::run(&folders()?, &objects)),
         Command::Down(down) => blocking(down::run(&folders()?, &down)),
+        Command::Farm(farm) => farm::run(&folders()?, &farm),
         Command::Explain(explain) => explain::run(&explain.what),
         Command::Doctor => doctor::run(&folders()?),
         Command::Image(Image::Build(files)) => image::build(&folders()?, &files),
