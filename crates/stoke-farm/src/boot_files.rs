@@ -9,6 +9,7 @@ use stoke_api::workload::{Architecture, FarmImage};
 use stoke_boot::configs::{self, ConfigName, Loader, Subject, Task};
 use stoke_boot::render;
 
+use crate::admission::Turn;
 use crate::config::Serving;
 use crate::run::Farm;
 
@@ -48,6 +49,12 @@ pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: 
         tracing::info!(%mac, name, "boot: wait, there is no image yet");
         return Decision::Wait { seconds: WAIT_SECONDS, reason: "the farm's image is not built yet".to_owned() };
     };
+    if let Turn::Wait { seconds, before } = farm.admit(serving, mac) {
+        return Decision::Wait {
+            seconds,
+            reason: format!("many machines load now, and {before} wait before this one"),
+        };
+    }
     tracing::info!(%mac, name, image = image.digest.short(), "boot");
     Decision::Boot { name, image }
 }

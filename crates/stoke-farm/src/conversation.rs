@@ -182,6 +182,9 @@ impl Conversation<'_> {
         if status.is_success() {
             farm.metrics.blobs.inc();
         }
+        if part.start == 0 && !part.is_empty() {
+            farm.fetches(&farm.serving(), self.peer, &digest);
+        }
         let sent = &farm.metrics.http_bytes;
         let count = |bytes| {
             sent.inc_by(bytes);

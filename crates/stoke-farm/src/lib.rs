@@ -8,12 +8,14 @@
 //!   `node_api` are the routes for everything else.
 //! - [`peers`]: which node copies its root from which other one, pure.
 //! - `boot_files`: what loaders are told, in their own languages.
+//! - [`admission`]: who may load now when many boot at once, pure.
 //! - `trace`: what is remembered of each boot, for `stoke farm trace`.
 //! - `journal`: sessions on disk, written before an answer, so that a farm that was killed goes on where it was.
 //!
 //! What it never does: give addresses (the router does), build or verify content (nodes verify what they get), serve a file
 //! that its configuration does not name by digest. Read [`sessions`] first, then `run`.
 
+pub mod admission;
 mod blob;
 mod boot_files;
 pub mod config;
@@ -21,6 +23,7 @@ mod connections;
 mod conversation;
 mod crowd;
 mod files;
+mod gate;
 mod http;
 mod journal;
 mod metrics;

@@ -130,6 +130,7 @@ async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
         RecordError::Over(over) => Refusal::Journal(over.into()),
         RecordError::Journal(error) => Refusal::Journal(error),
     })?;
+    farm.gate.greeted(std::iter::once(hello.boot_mac).chain(hello.macs.iter().copied()));
     let mut manifest = manifest(&serving, &identity, image, &node);
     manifest.http.splice(0..0, givers);
     if matches!(manifest.mode, Mode::Nbd | Mode::Auto) {
@@ -241,6 +242,7 @@ async fn report(State(farm): State<Arc<Farm>>, Json(report): Json<Report>) -> Re
                 farm.booted_over_nbd(root);
             }
             if node.phase >= Phase::Root {
+                farm.gate.done(node.mac);
                 farm.with_peers(|peers| peers.done(&node.key()));
             }
             for event in events {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use stoke_api::report::{FarmReport, Report, StormReport};
+use stoke_api::report::{FarmReport, Report};
 use stoke_api::workload::FarmConfig;
 use stoke_api::{MacAddr, ObjectRef};
 use stoke_daemon::{Launch, Role};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Serving;
 use crate::connections::{self, Tls};
 use crate::conversation::Site;
+use crate::gate::Gate;
 use crate::journal::{Entry, Journal};
 use crate::metrics::Metrics;
 use crate::node_api::RecordError;
@@ -57,6 +58,7 @@ pub(crate) struct Farm {
     sessions: Mutex<Sessions>,
     journal: Journal,
     peers: Mutex<Peers>,
+    pub(crate) gate: Gate,
     changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
     pub(crate) images: Images,
@@ -149,8 +151,8 @@ impl Role for Running {
         let nodes = self.farm.with_sessions(|sessions| sessions.reports(now_ms()));
         let giving = |sessions: &mut Sessions| sessions.nodes().filter(|node| node.gives_any(now_ms())).count();
         let peers = u32::try_from(self.farm.with_sessions(giving)).unwrap_or(u32::MAX);
-        let storm = StormReport { peers, ..StormReport::default() };
-        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, storm, ..FarmReport::default() })
+        let storm = self.farm.storm(peers);
+        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, storm })
     }
 
     fn ready(&self) -> bool {
@@ -190,6 +192,7 @@ impl Running {
             sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
             journal,
             peers: Mutex::default(),
+            gate: Gate::default(),
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
             images: Images::new(&serving.config.state),

@@ -216,8 +216,11 @@ fn nginx(peers: &Peers, world: &World, blobs: &Blobs) -> Result<Process> {
     );
     let file = folder.join("nginx.conf");
     fs_err::write(&file, text)?;
-    let mut command = peers.command(world, "/usr/sbin/nginx");
-    command.arg("-c").arg(file).arg("-p").arg(folder);
+    // Its workers outlive a master that is killed: a process namespace of its own ends with all of them.
+    let server = peers.command(world, "/usr/sbin/nginx");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-ec", "\"$@\"; exit", "nginx"]);
+    command.arg(server.get_program()).args(server.get_args()).arg("-c").arg(file).arg("-p").arg(folder);
     Process::start(&mut command)
 }
 
