@@ -24,7 +24,6 @@ mod nbd;
 mod netlink;
 mod network;
 mod nfs;
-mod peer;
 mod plan;
 mod ram;
 mod reporter;
@@ -35,7 +34,7 @@ mod verity;
 
 use std::process::ExitCode;
 
-use stoke_init::{cmdline, dhcp_wire};
+use stoke_init::{cmdline, dhcp_wire, peer};
 
 fn main() -> ExitCode {
     if std::env::args().next().as_deref() == Some(switch::RESIDENT) {

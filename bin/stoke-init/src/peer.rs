@@ -27,7 +27,7 @@ const STACK: usize = 128 << 10;
 
 /// What is given.
 #[derive(Debug)]
-pub(crate) struct Gift {
+pub struct Gift {
     memory: OwnedFd,
     size: u64,
     path: String,
@@ -36,12 +36,15 @@ pub(crate) struct Gift {
 
 impl Gift {
     /// A root in this memory.
-    pub(crate) fn new(memory: OwnedFd, blob: &Digest, size: u64) -> Self {
+    pub fn new(memory: OwnedFd, blob: &Digest, size: u64) -> Self {
         Self { memory, size, path: format!("/v1/blob/sha256/{}", blob.hex()), busy: AtomicUsize::new(0) }
     }
 
     /// Begins to give it. Returns the URL of the root on this node with that address.
-    pub(crate) fn offer(self, address: Ipv4Addr) -> Result<String> {
+    ///
+    /// # Errors
+    /// If there is no port or no thread for it.
+    pub fn offer(self, address: Ipv4Addr) -> Result<String> {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("no port to give the root from")?;
         let port = listener.local_addr().context("no port to give the root from")?.port();
         let (gift, url) = (Arc::new(self), format!("http://{address}:{port}"));

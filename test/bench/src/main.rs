@@ -10,6 +10,7 @@ mod peers;
 mod row;
 mod serial;
 mod tftp;
+mod storm;
 
 use std::path::PathBuf;
 
@@ -36,7 +37,14 @@ struct Arguments {
 /// A benchmark: how often each side runs and which sides do, to its rows.
 type Benchmark = fn(usize, &str) -> Result<Vec<Row>>;
 
-const BENCHMARKS: &[(&str, Benchmark)] = &[("boot", boot::run), ("http", http::run), ("tftp", tftp::run), ("nbd", nbd::run)];
+const BENCHMARKS: &[(&str, Benchmark)] = &[
+    ("boot", boot::run),
+    ("storm", storm::run),
+    ("dhcp", dhcp::run),
+    ("http", http::run),
+    ("tftp", tftp::run),
+    ("nbd", nbd::run),
+];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();

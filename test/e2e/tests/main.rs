@@ -9,3 +9,4 @@ mod power;
 mod refuse;
 mod restart;
 mod rootless;
+mod storm;
