@@ -9,6 +9,7 @@ use stoke_api::node::RootInfo;
 use stoke_api::objects::{NodeConfig, UnknownClients};
 use stoke_api::workload::{FarmConfig, FarmImage, FarmNode};
 use stoke_api::{Digest, MacAddr, ObjectRef};
+use stoke_nbd::server::TlsConfig;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,6 +28,8 @@ pub struct Serving {
     pub problems: Vec<String>,
     /// For the node API.
     pub tls: Arc<rustls::ServerConfig>,
+    /// For NBD.
+    pub nbd_tls: Arc<TlsConfig>,
 }
 
 /// Whom a machine is taken for.
@@ -71,13 +74,14 @@ impl Serving {
     /// If the node API's certificate or key cannot be used. Boot programs that are missing are among the problems.
     pub fn load(config: FarmConfig) -> anyhow::Result<Self> {
         let tls = Arc::new(tls(&config)?);
+        let nbd_tls = Arc::new(crate::roots::tls::config(&tls, config.nbd_tls.as_ref())?);
         let (programs, problems) = programs(&config);
         let nodes = || config.nodes.iter().enumerate();
         let by_mac = nodes().flat_map(|(index, node)| node.macs.iter().map(move |mac| (*mac, index))).collect();
         let by_uuid = nodes().filter_map(|(index, node)| Some((node.uuid.as_ref()?.to_ascii_lowercase(), index)));
         let by_uuid = by_uuid.collect();
         let blobs = config.images.iter().flat_map(blobs).collect();
-        Ok(Self { config, by_mac, by_uuid, blobs, programs, problems, tls })
+        Ok(Self { config, by_mac, by_uuid, blobs, programs, problems, tls, nbd_tls })
     }
 
     /// Whom this machine is taken for; `None` for one that gets nothing.

@@ -189,6 +189,8 @@ fn replicas(serving: &Serving, mac: MacAddr) -> Vec<Ipv4Addr> {
 fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node: &Node) -> Manifest {
     let (config, replicas) = (&serving.config, replicas(serving, node.mac));
     let blob = BlobRef { digest: image.root.blob, size: image.root.size };
+    // The kernel's client has no TLS.
+    let by_nbd = replicas.iter().filter(|_| !serving.nbd_tls.required);
     let http = |address: &Ipv4Addr| format!("{}{}", serving.base_url_of(*address), blob.http_path());
     Manifest {
         protocol: PROTOCOL,
@@ -198,7 +200,7 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
         image: image.digest,
         root: image.root.clone(),
         mode: mode(serving),
-        nbd: replicas.iter().map(|address| (*address, config.nbd_port).into()).collect(),
+        nbd: by_nbd.map(|address| (*address, config.nbd_port).into()).collect(),
         http: replicas.iter().map(http).collect(),
         config: serving.node_config(identity),
         domain: config.domain.clone(),

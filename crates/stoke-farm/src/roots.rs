@@ -3,6 +3,8 @@
 //! The first node that boots an image over NBD has its reads recorded until it is ready. They are kept on disk; from then on
 //! the farm reads them ahead when a boot begins, and tells them to nodes (`Manifest::hot`).
 
+pub(crate) mod tls;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

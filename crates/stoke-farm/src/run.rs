@@ -262,7 +262,10 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
     match service {
         Service::Nbd => {
             let exports = Arc::new(Roots(farm.clone()));
-            stoke_nbd::server::Server::new(exports, farm.metrics.nbd.clone()).serve(listener, stop.clone()).await;
+            let server = stoke_nbd::server::Server::new(exports, farm.metrics.nbd.clone());
+            let farm = farm.clone();
+            let tls: stoke_nbd::server::TlsSource = Arc::new(move || Some(farm.serving().nbd_tls.clone()));
+            server.with_tls(tls).serve(listener, stop.clone()).await;
         }
         Service::NodeApi => {
             let farm = farm.clone();

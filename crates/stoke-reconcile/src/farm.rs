@@ -181,6 +181,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         http_port: environment.ports.http,
         node_port: environment.ports.node,
         nbd_port: environment.ports.nbd,
+        nbd_tls: farm.spec.boot.nbd_tls.clone(),
         blobs: environment.state.join("images").join("blobs"),
         images: images(view, reference, farm),
         nodes: nodes(view, reference, farm),

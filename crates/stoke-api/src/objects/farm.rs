@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{NbdTls, Problem};
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
 use crate::node::Phase;
@@ -59,6 +59,9 @@ pub struct BootSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_loading: Option<u32>,
+    /// TLS of the NBD exports. Offered to whoever asks for it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd_tls: Option<NbdTls>,
 }
 
 /// A directory on an NFS server of the user's.
@@ -263,6 +266,7 @@ impl FarmSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
+        problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
         match (self.boot.root, &self.boot.nfs) {
             (RootMode::Aoe, _) => {
                 let reason = "ATA over Ethernet is not supported: it has no authentication, loses requests on a busy \

@@ -7,6 +7,7 @@ mod farm;
 mod image;
 mod lan;
 mod machine;
+mod nbd;
 mod server;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use image::{
 };
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
+pub use nbd::NbdTls;
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
 
 use crate::meta::{Metadata, ObjectRef};

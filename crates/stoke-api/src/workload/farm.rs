@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::ObjectRef;
 use crate::names::{Digest, MacAddr};
 use crate::node::RootInfo;
-use crate::objects::{LoaderSpec, NfsRoot, NodeConfig, RootMode, TftpMode, UnknownClients};
+use crate::objects::{LoaderSpec, NbdTls, NfsRoot, NodeConfig, RootMode, TftpMode, UnknownClients};
 
 /// What booting clients are told of a farm; the input of the boot policy in `stoke-boot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,9 @@ pub struct FarmConfig {
     pub node_port: u16,
     /// TCP port of NBD.
     pub nbd_port: u16,
+    /// TLS of NBD. Offered to whoever asks for it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd_tls: Option<NbdTls>,
     /// Folder of blobs by digest: `ROOT/sha256/HEX`, as in an OCI layout's `blobs`.
     pub blobs: PathBuf,
     /// Image versions that nodes may boot; the first is what new boots get.

@@ -233,6 +233,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         http_port: 8080,
         node_port: 8443,
         nbd_port: 10809,
+        nbd_tls: None,
         blobs,
         images: vec![image],
         nodes: vec![node("rack1-07", MAC)],
