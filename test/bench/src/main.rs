@@ -3,14 +3,15 @@
 //! `cargo xtask bench [NAME…] [--json FILE] [--rounds N]`. Each benchmark is a module that yields [`Row`]s.
 
 mod boot;
+mod dhcp;
 mod farm;
 mod http;
 mod nbd;
 mod peers;
 mod row;
 mod serial;
-mod tftp;
 mod storm;
+mod tftp;
 
 use std::path::PathBuf;
 

@@ -1,13 +1,15 @@
 //! Two hosts on one wire, each in a network namespace of its own: the router's and the client's.
 
 use std::io::{Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::{Report, RouterReport};
 use stoke_api::workload::{RouterConfig, RouterHost, RouterSubnet};
@@ -149,6 +151,62 @@ impl World {
         script.display().to_string()
     }
 
+    /// A UDP socket on the client's interface, or on the router's: whoever uses it.
+    pub(crate) fn socket(&self, of_client: bool, port: u16) -> UdpSocket {
+        let namespace = if of_client { &self.client } else { &self.router };
+        let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+        let open = move || {
+            // The thread ends in there; the socket stays there.
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(file.as_fd(), kind).unwrap();
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            socket.bind_device(Some(b"lan0")).unwrap();
+            socket.set_broadcast(true).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).unwrap();
+            UdpSocket::from(socket)
+        };
+        std::thread::spawn(open).join().unwrap()
+    }
+
+    /// A third host on the wire, which becomes a switch: a namespace whose interface is `lan0`, too. Before the router starts.
+    pub(crate) fn third_host(&self, address: &str) -> ThirdHost {
+        let name = format!("{}-t", self.router);
+        ip(&["netns", "add", &name]);
+        let host = ThirdHost(name);
+        let router = |arguments: &[&str]| ip(&[&["-n", &self.router], arguments].concat());
+        router(&["link", "set", "lan0", "down"]);
+        router(&["address", "flush", "dev", "lan0"]);
+        router(&["link", "set", "lan0", "name", "port0"]);
+        router(&["link", "add", "lan0", "type", "bridge"]);
+        router(&["link", "add", "port1", "type", "veth", "peer", "name", "lan0", "netns", &host.0]);
+        for port in ["port0", "port1"] {
+            router(&["link", "set", port, "master", "lan0"]);
+            router(&["link", "set", port, "up"]);
+        }
+        router(&["address", "add", &format!("{GATEWAY}/24"), "dev", "lan0"]);
+        self.as_router(&["sysctl", "-qw", "net.ipv6.conf.lan0.accept_dad=0"]);
+        router(&["link", "set", "lan0", "up"]);
+        host.run(&["ip", "link", "set", "lo", "up"]);
+        host.run(&["ip", "address", "add", address, "dev", "lan0"]);
+        host.run(&["ip", "link", "set", "lan0", "up"]);
+        host
+    }
+
+    /// A network behind the client, which is a router there: a host in it whose interface is `lan0`, too.
+    pub(crate) fn host_behind_client(&self, gateway: &str) -> ThirdHost {
+        let name = format!("{}-t", self.router);
+        ip(&["netns", "add", &name]);
+        let host = ThirdHost(name);
+        let client = |arguments: &[&str]| ip(&[&["-n", &self.client], arguments].concat());
+        client(&["link", "add", "far0", "type", "veth", "peer", "name", "lan0", "netns", &host.0]);
+        client(&["address", "add", gateway, "dev", "far0"]);
+        client(&["link", "set", "far0", "up"]);
+        host.run(&["ip", "link", "set", "lo", "up"]);
+        host.run(&["ip", "link", "set", "lan0", "up"]);
+        host
+    }
+
     /// Starts a program where the client is.
     pub(crate) fn spawn_as_client(&self, command: &[&str]) -> Running {
         let child = Command::new("ip").args(["netns", "exec", &self.client]).args(command).stdin(Stdio::null()).spawn();
@@ -175,6 +233,34 @@ impl Drop for World {
     }
 }
 
+/// One more host.
+pub(crate) struct ThirdHost(String);
+
+impl ThirdHost {
+    /// Runs a program to its end there.
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
+        run_any(&[&["ip", "netns", "exec", self.0.as_str()], command].concat())
+    }
+
+    /// Starts a program there.
+    pub(crate) fn spawn(&self, command: &[&str]) -> Running {
+        let child = Command::new("ip").args(["netns", "exec", &self.0]).args(command).stdin(Stdio::null()).spawn();
+        Running(child.unwrap())
+    }
+
+    /// Link-layer address of its interface.
+    pub(crate) fn mac(&self) -> MacAddr {
+        let output = self.run(&["cat", "/sys/class/net/lan0/address"]);
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+    }
+}
+
+impl Drop for ThirdHost {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
 /// A running role.
 pub(crate) struct Role {
     child: Child,
@@ -183,7 +269,7 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    fn request(&self, method: &str, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn request(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = UnixStream::connect(&self.socket).ok()?;
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: role\r\nconnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
