@@ -49,6 +49,13 @@ impl Traces {
         self.machines().note(event);
     }
 
+    /// Remembers an event as a part of the machine's last one, if that says the same: what is fetched in pieces is one.
+    pub fn note_part(&self, event: TraceEvent) {
+        if !self.machines().join(&event) {
+            self.note(event);
+        }
+    }
+
     /// Remembers that something without length happened just now.
     pub fn happened(&self, mac: MacAddr, way: &str, what: impl Into<String>, result: impl Into<String>) {
         let (way, what, result) = (way.to_owned(), what.into(), result.into());
@@ -92,6 +99,20 @@ impl Machines {
             let Some((_, silent)) = self.by_age.pop_first() else { return };
             self.by_mac.remove(&silent);
         }
+    }
+}
+
+impl Machines {
+    /// Whether the event went into the last one of its machine.
+    fn join(&mut self, event: &TraceEvent) -> bool {
+        let last = self.by_mac.get_mut(&event.mac).and_then(|machine| machine.events.back_mut());
+        let same =
+            |last: &&mut TraceEvent| last.way == event.way && last.what == event.what && last.result == event.result;
+        let Some(last) = last.filter(same) else { return false };
+        let ends = event.at_ms.saturating_add(event.took_ms.unwrap_or_default());
+        last.took_ms = Some(ends.saturating_sub(last.at_ms).max(last.took_ms.unwrap_or_default()));
+        last.bytes = last.bytes.map(|bytes| bytes.saturating_add(event.bytes.unwrap_or_default())).or(event.bytes);
+        true
     }
 }
 
@@ -180,6 +201,18 @@ mod tests {
         assert_eq!(traces.of(mac(1)).len(), 0);
         assert_eq!(traces.of(mac(2)).len(), 1);
         assert_eq!(traces.machines().by_age.len(), TRACED_MACHINES);
+    }
+
+    #[test]
+    fn pieces_of_one_thing_are_one_event() {
+        let traces = Traces::default();
+        let piece = |at_ms| TraceEvent { what: "root".to_owned(), ..event(1, at_ms) };
+        for at in [100, 200, 300] {
+            traces.note_part(piece(at));
+        }
+        traces.note_part(event(1, 400));
+        let events = traces.of(mac(1));
+        assert_eq!((events.len(), events[0].at_ms, events[0].took_ms, events[0].bytes), (2, 100, Some(205), Some(21)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Every loader is told the same: [`decide`] says what, `stoke_boot` says it in the loader's language.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use stoke_api::MacAddr;
@@ -12,6 +13,7 @@ use stoke_boot::render;
 use crate::admission::Turn;
 use crate::config::Serving;
 use crate::run::Farm;
+use crate::trace::Noted;
 
 /// Seconds until a loader asks again for an image that is not there yet.
 const WAIT_SECONDS: u32 = 5;
@@ -34,6 +36,16 @@ pub(crate) enum Decision<'a> {
     },
     /// To go away.
     Refuse(&'static str),
+}
+
+impl fmt::Display for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boot { image, .. } => write!(f, "boot image {}", image.digest.short()),
+            Self::Wait { seconds, reason } => write!(f, "wait {seconds} s: {reason}"),
+            Self::Refuse(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// What the machine is told that asks now.
@@ -63,7 +75,9 @@ pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: 
 pub(crate) fn script(farm: &Farm, mac: MacAddr, uuid: Option<&str>) -> String {
     let serving = farm.serving();
     let base = serving.base_url();
-    match decide(farm, &serving, mac, uuid) {
+    let decision = decide(farm, &serving, mac, uuid);
+    farm.trace.machine(mac, Noted::now("http", "boot script", decision.to_string()));
+    match decision {
         Decision::Boot { name, image } => render::boot(&base, &name, image, mac),
         Decision::Wait { seconds, reason } => render::wait(&base, mac, seconds, &reason),
         Decision::Refuse(reason) => render::refuse(mac, reason),

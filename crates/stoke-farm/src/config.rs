@@ -129,6 +129,22 @@ impl Serving {
         self.config.images.iter().find(|image| image.root.blob == *root)
     }
 
+    /// What a blob is, for people.
+    pub fn part_of(&self, digest: &Digest) -> &'static str {
+        let part = |image: &FarmImage| {
+            let uki = image.uki.map(|uki| uki.digest);
+            let parts = [
+                (Some(image.kernel.digest), "kernel"),
+                (Some(image.initramfs.digest), "initramfs"),
+                (Some(image.farm_initramfs.digest), "initramfs of the farm"),
+                (uki, "unified kernel image"),
+                (Some(image.root.blob), "root"),
+            ];
+            parts.into_iter().find(|(part, _)| *part == Some(*digest)).map(|(_, name)| name)
+        };
+        self.config.images.iter().find_map(part).unwrap_or("blob")
+    }
+
     /// The roots that may be attached.
     pub fn roots(&self) -> impl Iterator<Item = &RootInfo> {
         self.config.images.iter().map(|image| &image.root)

@@ -7,8 +7,11 @@
 //!
 //! While it waits or reads, a connection may be asked to leave for others ([`Crowd`]); it has then cost nobody anything.
 
+use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,6 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use stoke_api::Digest;
 use tokio::time::{Instant, timeout_at};
 
 use crate::blob::{self, Answer, Blob};
@@ -27,6 +31,7 @@ use crate::crowd::Crowd;
 use crate::files::open_sized;
 use crate::request::{self, Malformed, Request};
 use crate::run::Farm;
+use crate::trace::Noted;
 use crate::wire::{Pace, Wire};
 
 /// How long a connection may wait for its next request.
@@ -185,11 +190,31 @@ impl Conversation<'_> {
         if part.start == 0 && !part.is_empty() {
             farm.fetches(&farm.serving(), self.peer, &digest);
         }
-        let sent = &farm.metrics.http_bytes;
+        self.send_part(digest, &file, part, &mut pace).await
+    }
+
+    async fn send_part(
+        &mut self,
+        digest: Digest,
+        file: &Arc<File>,
+        part: Range<u64>,
+        pace: &mut Pace,
+    ) -> std::io::Result<()> {
+        let (farm, began) = (&self.site.farm, Instant::now());
+        let (nothing, sent) = (part.is_empty(), AtomicU64::new(0));
         let count = |bytes| {
-            sent.inc_by(bytes);
+            sent.fetch_add(bytes, Ordering::Relaxed);
+            farm.metrics.http_bytes.inc_by(bytes);
         };
-        self.wire.send_file(&file, part, &mut pace, count).await
+        let in_flight = farm.metrics.in_flight();
+        let outcome = self.wire.send_file(file, part, pace, count).await;
+        drop(in_flight);
+        if !nothing {
+            let result = outcome.as_ref().map_or_else(ToString::to_string, |()| "sent".to_owned());
+            let noted = Noted::now("http", farm.serving().part_of(&digest), result);
+            farm.trace.client(self.peer.ip(), noted.took(began.elapsed()).bytes(sent.into_inner()));
+        }
+        outcome
     }
 
     /// Sends what a route answers. Its length is always said: firmware wants no chunks.

@@ -92,7 +92,7 @@ async fn hello(State(farm): State<Arc<Farm>>, Json(hello): Json<Hello>) -> Respo
                 "session begins"
             );
             farm.metrics.sessions.inc();
-            farm.trace.speaks(hello.address.into(), hello.boot_mac);
+            farm.trace.greets(&hello);
             let result = format!("session begins, image {}", manifest.image.short());
             farm.trace.machine(hello.boot_mac, Noted::now("node", "hello", result));
             Json(manifest).into_response()
@@ -248,9 +248,10 @@ async fn report(State(farm): State<Arc<Farm>>, Json(report): Json<Report>) -> Re
                 farm.with_peers(|peers| peers.done(&node.key()));
             }
             for event in events {
+                let reached = farm.trace.reaches(node.mac, &event);
+                farm.metrics.reached(event.phase, reached);
                 let (phase, detail, uptime_ms) = (event.phase, event.detail, event.uptime_ms);
                 tracing::info!(node = node.label(), mac = %node.mac, %phase, uptime_ms, detail, "node reports");
-                farm.trace.machine(node.mac, Noted::now("node", phase.to_string(), detail));
             }
             StatusCode::NO_CONTENT.into_response()
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use stoke_api::MacAddr;
+use stoke_api::node::{Event, Hello, Phase};
 use stoke_api::trace::{TRACED_MACHINES, TraceEvent};
 use stoke_daemon::trace::Traces;
 
@@ -26,18 +27,36 @@ pub(crate) struct Noted {
     way: &'static str,
     what: String,
     result: String,
+    took: Option<Duration>,
+    bytes: Option<u64>,
 }
 
 impl Noted {
     /// Something that happened just now. `way` is one of those of [`TraceEvent::way`].
     pub(crate) fn now(way: &'static str, what: impl Into<String>, result: impl Into<String>) -> Self {
-        Self { way, what: what.into(), result: result.into() }
+        Self { way, what: what.into(), result: result.into(), took: None, bytes: None }
+    }
+
+    /// It ended just now and took this long.
+    pub(crate) fn took(self, took: Duration) -> Self {
+        Self { took: Some(took), ..self }
+    }
+
+    /// So many bytes of content were sent.
+    pub(crate) fn bytes(self, bytes: u64) -> Self {
+        Self { bytes: Some(bytes), ..self }
     }
 
     fn of(self, mac: MacAddr) -> TraceEvent {
-        let (way, what, result) = (self.way.to_owned(), self.what, self.result);
-        TraceEvent { at_ms: now_ms(), took_ms: None, mac, way, what, result, bytes: None }
+        let took_ms = self.took.map(milliseconds);
+        let at_ms = now_ms().saturating_sub(took_ms.unwrap_or_default());
+        let way = self.way.to_owned();
+        TraceEvent { at_ms, took_ms, mac, way, what: self.what, result: self.result, bytes: self.bytes }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The farm's memory of boots.
@@ -45,6 +64,7 @@ impl Noted {
 pub(crate) struct Trace {
     pub(crate) ring: Arc<Traces>,
     whose: Mutex<Addresses>,
+    boots: Mutex<Boots>,
 }
 
 impl Trace {
@@ -53,16 +73,27 @@ impl Trace {
         self.ring.note(noted.of(mac));
     }
 
-    /// Remembers what happened to whoever has this address, if that is known.
-    pub(crate) fn client(&self, address: IpAddr, noted: Noted) {
-        if let Some(mac) = self.mac_of(address) {
-            self.machine(mac, noted);
-        }
+    /// Remembers what happened to whoever has this address, if that is known; returns who that is.
+    pub(crate) fn client(&self, address: IpAddr, noted: Noted) -> Option<MacAddr> {
+        let mac = self.mac_of(address)?;
+        self.ring.note_part(noted.of(mac));
+        Some(mac)
     }
 
-    /// Takes note of a machine that says which it is.
-    pub(crate) fn speaks(&self, address: IpAddr, mac: MacAddr) {
-        self.whose().said.insert(address.to_canonical(), mac);
+    /// A machine says which it is, and how long its kernel runs.
+    pub(crate) fn greets(&self, hello: &Hello) {
+        self.whose().said.insert(IpAddr::V4(hello.address), hello.boot_mac);
+        self.boots().begin(hello.boot_mac, now_ms().saturating_sub(hello.uptime_ms));
+    }
+
+    /// A node reports what it reached, now or before. Returns what that was if it was not known yet.
+    pub(crate) fn reaches(&self, mac: MacAddr, event: &Event) -> Option<Reached> {
+        let (reached, started_ms) = self.boots().reach(mac, event)?;
+        let (phase, detail) = (event.phase.to_string(), event.detail.clone());
+        // By the node's own clock, since good boots report their phases all at once.
+        let at_ms = started_ms.map_or_else(now_ms, |started| started.saturating_add(event.uptime_ms).min(now_ms()));
+        self.ring.note(TraceEvent { at_ms, ..Noted::now("node", phase, detail).of(mac) });
+        Some(reached)
     }
 
     /// Whose an address is.
@@ -71,8 +102,70 @@ impl Trace {
             .mac_of(address.to_canonical(), Instant::now(), || fs_err::read_to_string(NEIGHBOURS).unwrap_or_default())
     }
 
+    fn boots(&self) -> std::sync::MutexGuard<'_, Boots> {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn whose(&self) -> std::sync::MutexGuard<'_, Addresses> {
         self.whose.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A phase that a node reached for the first time in its boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The one before; [`Phase::Unknown`] at first.
+    pub(crate) before: Phase,
+    /// Since then.
+    pub(crate) took: Duration,
+    /// Since the kernel started.
+    pub(crate) uptime: Duration,
+}
+
+/// How far boots are, of a bounded number of machines.
+#[derive(Debug, Default)]
+struct Boots(BTreeMap<MacAddr, Boot>);
+
+#[derive(Debug, Default)]
+struct Boot {
+    /// When its kernel started, as far as that is known.
+    started_ms: Option<u64>,
+    uptime_ms: u64,
+    phase: Phase,
+}
+
+/// Two greetings of one boot differ in when they say that the kernel started, by how long they were on their way.
+const SAME_BOOT: u64 = 10_000;
+
+impl Boots {
+    fn begin(&mut self, mac: MacAddr, started_ms: u64) {
+        let known = self.0.get(&mac).and_then(|boot| boot.started_ms);
+        if known.is_none_or(|known| known.abs_diff(started_ms) > SAME_BOOT) {
+            self.0.insert(mac, Boot { started_ms: Some(started_ms), ..Boot::default() });
+        }
+        self.bound();
+    }
+
+    fn reach(&mut self, mac: MacAddr, event: &Event) -> Option<(Reached, Option<u64>)> {
+        let boot = self.0.entry(mac).or_default();
+        let again = event.phase == boot.phase || event.uptime_ms < boot.uptime_ms;
+        let reached = Reached {
+            before: boot.phase,
+            took: Duration::from_millis(event.uptime_ms.saturating_sub(boot.uptime_ms)),
+            uptime: Duration::from_millis(event.uptime_ms),
+        };
+        let started_ms = boot.started_ms;
+        if !again {
+            (boot.phase, boot.uptime_ms) = (event.phase, event.uptime_ms);
+        }
+        self.bound();
+        (!again).then_some((reached, started_ms))
+    }
+
+    fn bound(&mut self) {
+        while self.0.len() > 4 * TRACED_MACHINES {
+            self.0.pop_first();
+        }
     }
 }
 
@@ -129,10 +222,13 @@ fn neighbours(table: &str) -> BTreeMap<Ipv4Addr, MacAddr> {
 
 /// The MAC that a link-local address was made from (RFC 4291, appendix A), as firmware makes them.
 fn eui64(address: Ipv6Addr) -> Option<MacAddr> {
-    match address.octets() {
-        [0xfe, 0x80, .., a, b, c, 0xff, 0xfe, d, e, f] => Some(MacAddr([a ^ 2, b, c, d, e, f])),
-        _ => None,
-    }
+    let octets = address.octets();
+    let (prefix, interface) = octets.split_first_chunk::<8>()?;
+    let (maker, rest) = interface.split_first_chunk::<3>()?;
+    let own = rest.strip_prefix(&[0xff, 0xfe]).filter(|_| prefix.starts_with(&[0xfe, 0x80]))?;
+    let mut mac: [u8; 6] = [maker.as_slice(), own].concat().try_into().ok()?;
+    mac[0] ^= 2;
+    Some(MacAddr(mac))
 }
 
 #[cfg(test)]
@@ -173,10 +269,30 @@ mod tests {
     #[test]
     fn a_client_is_known_by_what_it_said_of_itself() {
         let trace = Trace::default();
-        trace.speaks("10.10.0.21".parse().unwrap(), mac(1));
+        trace.whose().said.insert("10.10.0.21".parse().unwrap(), mac(1));
         let noted = Noted::now("tftp", "snponly.efi", "complete");
-        trace.client("::ffff:10.10.0.21".parse().unwrap(), noted);
+        let noted = noted.took(Duration::from_millis(1500)).bytes(7);
+        assert_eq!(trace.client("::ffff:10.10.0.21".parse().unwrap(), noted), Some(mac(1)));
         let [event] = &trace.ring.of(mac(1))[..] else { panic!("one event") };
         assert_eq!((event.way.as_str(), event.result.as_str()), ("tftp", "complete"));
+        assert_eq!((event.took_ms, event.bytes), (Some(1500), Some(7)));
+        assert!(event.at_ms + 1500 <= now_ms());
+    }
+
+    #[test]
+    fn a_phase_counts_once_in_a_boot() {
+        let mut boots = Boots::default();
+        let event = |phase, uptime_ms| Event { phase, uptime_ms, detail: String::new() };
+        boots.begin(mac(1), 50_000);
+        let (first, started) = boots.reach(mac(1), &event(Phase::Init, 1200)).unwrap();
+        assert_eq!((first.before, first.took.as_millis(), started), (Phase::Unknown, 1200, Some(50_000)));
+        let (second, _) = boots.reach(mac(1), &event(Phase::Ready, 9000)).unwrap();
+        assert_eq!((second.before, second.took.as_millis(), second.uptime.as_millis()), (Phase::Init, 7800, 9000));
+        // The same report again, and the same boot's next greeting.
+        boots.begin(mac(1), 50_900);
+        assert!(boots.reach(mac(1), &event(Phase::Init, 1200)).is_none());
+        assert!(boots.reach(mac(1), &event(Phase::Ready, 9000)).is_none());
+        boots.begin(mac(1), 300_000);
+        assert!(boots.reach(mac(1), &event(Phase::Init, 1300)).is_some());
     }
 }
