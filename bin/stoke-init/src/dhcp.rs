@@ -9,6 +9,9 @@
 //!     +-------------------------------------------------------------------------------+ NAK, lease over
 //! ```
 //!
+//! Where another server gives the addresses, ours offers the farm alone: an offer without an address (ProxyDHCP), which is
+//! put together with the first one that has one. The acknowledgement then comes from the other server and names no farm.
+//!
 //! The caller owns socket and clock: it calls [`Client::poll`] until that says to wait, and [`Client::heard`] for each
 //! packet. Answers are asked for by broadcast, so that an ordinary UDP socket hears them before the interface has an
 //! address (RFC 2131, section 4.1).
@@ -30,8 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// How often a REQUEST is repeated before the search begins again.
 const REQUESTS: u32 = 4;
-/// How long an offer that names neither a farm nor a root waits for one that does.
-const BETTER_OFFER: Duration = Duration::from_secs(1);
+/// How long an offer that names neither a farm nor a root waits for one that does: from its own server, or from another one
+/// that gives no addresses (ProxyDHCP). A lost packet is asked for again meanwhile; without it there is nothing to boot.
+const BETTER_OFFER: Duration = Duration::from_secs(4);
 /// Shortest lease that is believed; a shorter one would keep the line busy.
 const SHORTEST_LEASE: u32 = 60;
 
@@ -95,12 +99,18 @@ pub(crate) enum Action {
 
 #[derive(Debug)]
 enum State {
-    Selecting { pauses: Pauses, offer: Option<(Lease, Instant)> },
+    Selecting { pauses: Pauses, offer: Option<(Lease, Instant)>, farm: Option<String> },
     Requesting { pauses: Pauses, sent: u32, lease: Lease },
     Fresh { lease: Lease },
     Bound { lease: Lease, since: Instant },
     Extending { lease: Lease, since: Instant, next: Instant },
     Over,
+}
+
+impl State {
+    fn selecting(now: Instant) -> Self {
+        Self::Selecting { pauses: Pauses::start(now), offer: None, farm: None }
+    }
 }
 
 /// When to repeat, twice as long each time.
@@ -140,7 +150,7 @@ pub(crate) struct Client {
 impl Client {
     /// A client that looks for a server.
     pub(crate) fn start(identity: Identity, transaction: u32, any_offer: bool, now: Instant) -> Self {
-        let state = State::Selecting { pauses: Pauses::start(now), offer: None };
+        let state = State::selecting(now);
         Self { identity, transaction, began: now, any_offer, state }
     }
 
@@ -169,7 +179,7 @@ impl Client {
             }
             State::Extending { .. } => self.extend(now),
             State::Over => {
-                self.state = State::Selecting { pauses: Pauses::start(now), offer: None };
+                self.state = State::selecting(now);
                 self.began = now;
                 Action::Lost
             }
@@ -177,17 +187,17 @@ impl Client {
     }
 
     fn select(&mut self, now: Instant) -> Action {
-        let State::Selecting { pauses, offer } = &mut self.state else { return Action::WaitUntil(now) };
+        let State::Selecting { pauses, offer, .. } = &mut self.state else { return Action::WaitUntil(now) };
         if let Some((lease, until)) = offer.take_if(|(lease, until)| lease.names_a_root() || now >= *until) {
             let _ = until;
             self.state = State::Requesting { pauses: Pauses::start(now), sent: 0, lease };
             return self.poll(now);
         }
-        if offer.is_none() && pauses.due(now) {
+        let until = offer.as_ref().map(|(_, until)| *until);
+        if pauses.due(now) {
             return Action::Send(self.message(DISCOVER, now, |_| ()), Destination::Broadcast);
         }
-        let until = offer.as_ref().map(|(_, until)| *until);
-        Action::WaitUntil(until.unwrap_or(pauses.next))
+        Action::WaitUntil(until.map_or(pauses.next, |until| until.min(pauses.next)))
     }
 
     fn request(&mut self, now: Instant) -> Action {
@@ -197,7 +207,7 @@ impl Client {
         }
         *sent += 1;
         if *sent > REQUESTS {
-            self.state = State::Selecting { pauses: Pauses::start(now), offer: None };
+            self.state = State::selecting(now);
             return self.poll(now);
         }
         let (address, server) = (lease.address, lease.server);
@@ -242,19 +252,28 @@ impl Client {
     }
 
     fn offered(&mut self, message: &Message, now: Instant) {
-        let State::Selecting { offer, .. } = &mut self.state else { return };
-        let Some(lease) = lease(message) else { return };
-        let until = if self.any_offer { now } else { now + BETTER_OFFER };
-        match offer {
-            Some((_, until)) if lease.names_a_root() => *offer = Some((lease, *until)),
-            Some(_) => (),
-            None => *offer = Some((lease, until)),
+        let State::Selecting { offer, farm, .. } = &mut self.state else { return };
+        if message.your_address.is_unspecified() {
+            *farm = message.text(DHCP_OPTION_FARM).or_else(|| farm.take());
+        } else if let Some(lease) = lease(message) {
+            let until = if self.any_offer { now } else { now + BETTER_OFFER };
+            match offer {
+                Some((_, until)) if lease.names_a_root() => *offer = Some((lease, *until)),
+                Some(_) => (),
+                None => *offer = Some((lease, until)),
+            }
+        }
+        if let Some((lease, _)) = offer.as_mut().filter(|(lease, _)| !lease.names_a_root()) {
+            lease.farm.clone_from(farm);
         }
     }
 
     fn acknowledged(&mut self, message: &Message) {
-        let waits = matches!(self.state, State::Requesting { .. } | State::Extending { .. });
-        if let Some(lease) = lease(message).filter(|_| waits) {
+        let (State::Requesting { lease: had, .. } | State::Extending { lease: had, .. }) = &mut self.state else {
+            return;
+        };
+        if let Some(mut lease) = lease(message) {
+            lease.farm = lease.farm.or_else(|| had.farm.take());
             self.state = State::Fresh { lease };
         }
     }
@@ -399,15 +418,65 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_with_a_farm_is_preferred_for_a_second() {
+    fn an_offer_with_a_farm_is_preferred_for_some_seconds() {
         let now = Instant::now();
         let mut client = client(now);
         sent(client.poll(now));
         client.heard(&reply(OFFER, None).encode(), now);
-        assert_eq!(client.poll(now), Action::WaitUntil(now + BETTER_OFFER));
+        assert_eq!(client.poll(now), Action::WaitUntil(now + FIRST_PAUSE));
         client.heard(&reply(OFFER, Some("https://farm")).encode(), now);
         let (request, _) = sent(client.poll(now));
         assert_eq!(request.kind(), Some(REQUEST));
+    }
+
+    /// What is sent until a REQUEST is, and when.
+    fn until_request(client: &mut Client, begin: Instant) -> Vec<(u8, u64)> {
+        let (mut now, mut sends) = (begin, Vec::new());
+        loop {
+            match client.poll(now) {
+                Action::Send(bytes, _) => {
+                    let kind = Message::decode(&bytes).unwrap().kind().unwrap();
+                    sends.push((kind, (now - begin).as_secs()));
+                    if kind == REQUEST {
+                        return sends;
+                    }
+                }
+                Action::WaitUntil(at) => now = at,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_offer_without_a_farm_is_taken_in_the_end_and_others_are_asked_for_meanwhile() {
+        let now = Instant::now();
+        let mut client = client(now);
+        sent(client.poll(now));
+        client.heard(&reply(OFFER, None).encode(), now);
+        assert_eq!(until_request(&mut client, now), [(DISCOVER, 1), (DISCOVER, 3), (REQUEST, 4)]);
+    }
+
+    #[test]
+    fn a_farm_without_an_address_joins_the_address_of_another_server() {
+        let proxy = Message { your_address: Ipv4Addr::UNSPECIFIED, ..reply(OFFER, Some("https://farm")) };
+        for proxy_first in [true, false] {
+            let now = Instant::now();
+            let mut client = client(now);
+            sent(client.poll(now));
+            let (first, then) = if proxy_first { (&proxy, &reply(OFFER, None)) } else { (&reply(OFFER, None), &proxy) };
+            client.heard(&first.encode(), now);
+            assert!(matches!(client.poll(now), Action::WaitUntil(_)));
+            client.heard(&then.encode(), now);
+            assert_eq!(sent(client.poll(now)).0.kind(), Some(REQUEST));
+            client.heard(&reply(ACK, None).encode(), now);
+            let Action::Bound(lease) = client.poll(now) else { panic!("not bound") };
+            assert_eq!((lease.address, lease.farm.as_deref()), (ADDRESS, Some("https://farm")));
+            // And it stays when the other server renews.
+            sent(client.poll(now + seconds(300)));
+            client.heard(&reply(ACK, None).encode(), now + seconds(301));
+            let Action::Bound(lease) = client.poll(now + seconds(301)) else { panic!("not renewed") };
+            assert_eq!(lease.farm.as_deref(), Some("https://farm"));
+        }
     }
 
     #[test]
