@@ -219,7 +219,12 @@ fn reply_to(asked: &Message, code: ResponseCode) -> Message {
 }
 
 fn refusal(asked: &Message, code: ResponseCode) -> Decision {
-    encode(&reply_to(asked, code))
+    let mut message = reply_to(asked, code);
+    if asked.queries.len() != 1 {
+        // Names that were compressed would come back longer than they came: to whoever the sender says it is.
+        message.queries.clear();
+    }
+    encode(&message)
 }
 
 fn encode(message: &Message) -> Decision {
