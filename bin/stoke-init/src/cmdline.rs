@@ -8,6 +8,9 @@ use stoke_api::node::Mode;
 pub struct Cmdline {
     /// `stoke.farm=URL`: the farm, whatever DHCP says.
     pub farm: Option<String>,
+    /// `stoke.fallback=URL,URL`: the farm's replicas, if DHCP names none. Farms write it into their boot scripts: the DHCP server
+    /// may be somebody else's.
+    pub fallback: Option<String>,
     /// `stoke.root=URL`: the root without a farm, by `nbd://HOST:PORT/EXPORT` or `http://…`.
     pub root: Option<String>,
     /// `stoke.mode=auto|nbd|ram`: where the root is while the node runs, whatever the farm says.
@@ -35,6 +38,7 @@ impl Cmdline {
         };
         match key {
             "stoke.farm" => self.farm = Some(value.to_owned()),
+            "stoke.fallback" => self.fallback = Some(value.to_owned()),
             "stoke.root" => self.root = Some(value.to_owned()),
             "stoke.mode" => match mode(value) {
                 Some(mode) => self.mode = Some(mode),
@@ -71,12 +75,12 @@ mod tests {
 
     #[test]
     fn words_of_ours_among_those_of_others() {
-        let line =
-            "quiet console=ttyS0,115200 BOOTIF=01-52-54-00-aa-bb-cc stoke.mode=ram stoke.farm=https://10.0.0.1:8443 ro";
+        let line = "quiet console=ttyS0,115200 BOOTIF=01-52-54-00-aa-bb-cc stoke.mode=ram stoke.farm=https://10.0.0.1:8443 stoke.fallback=https://10.0.0.2 ro";
         let cmdline = Cmdline::parse(line);
         assert_eq!(cmdline.boot_interface, Some(MacAddr([0x52, 0x54, 0, 0xaa, 0xbb, 0xcc])));
         assert_eq!(cmdline.mode, Some(Mode::Ram));
         assert_eq!(cmdline.farm.as_deref(), Some("https://10.0.0.1:8443"));
+        assert_eq!(cmdline.fallback.as_deref(), Some("https://10.0.0.2"));
         assert_eq!(cmdline.refused, [""; 0]);
     }
 

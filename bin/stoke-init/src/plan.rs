@@ -30,7 +30,7 @@ impl Authority {
         if let Some(root) = &cmdline.root {
             return Ok(Self::Root(root.clone()));
         }
-        if let Some(farm) = cmdline.farm.as_ref().or(lease.farm.as_ref()) {
+        if let Some(farm) = cmdline.farm.as_ref().or(lease.farm.as_ref()).or(cmdline.fallback.as_ref()) {
             return Ok(Self::Farm(farm::urls(farm)));
         }
         match root_path() {
@@ -183,7 +183,12 @@ mod tests {
         assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(vec!["https://f".into()]));
         cmdline.farm = None;
         assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(vec!["https://10.0.0.1:8443".into()]));
+        cmdline.fallback = Some("https://a:8443,https://b:8443".into());
+        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(vec!["https://10.0.0.1:8443".into()]));
         lease.farm = None;
+        let replicas = vec!["https://a:8443".into(), "https://b:8443".into()];
+        assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Farm(replicas));
+        cmdline.fallback = None;
         assert_eq!(Authority::find(&cmdline, &lease).unwrap(), Authority::Root("nbd://10.0.0.1/x".into()));
         // What other systems put into option 17 is not for us.
         lease.root_path = Some("/srv/nfs".into());

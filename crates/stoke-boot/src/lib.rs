@@ -4,12 +4,14 @@
 //! - [`policy6`]: the same answer as IPv6 says it.
 //! - [`loaders`]: boot programs and what has them.
 //! - [`render`]: the script that iPXE gets.
+//! - [`old_paths`]: paths that a DHCP server names which was set up for an older farm.
 //! - [`configs`]: the configurations that PXELINUX and GRUB get, by the names that they ask for.
 //!
 //! What this crate never does: I/O, reading a clock, knowing DHCP's wire format. Read [`policy`] first.
 
 pub mod configs;
 pub mod loaders;
+pub mod old_paths;
 pub mod policy;
 pub mod policy6;
 pub mod render;

@@ -72,7 +72,8 @@ impl Serving {
     ///
     /// # Errors
     /// If the node API's certificate or key cannot be used. Boot programs that are missing are among the problems.
-    pub fn load(config: FarmConfig) -> anyhow::Result<Self> {
+    pub fn load(mut config: FarmConfig) -> anyhow::Result<Self> {
+        name_farm(&mut config);
         let tls = Arc::new(tls(&config)?);
         let nbd_tls = Arc::new(crate::roots::tls::config(&tls, config.nbd_tls.as_ref())?);
         let (programs, problems) = programs(&config);
@@ -168,6 +169,14 @@ impl Serving {
             port => format!("http://{replica}:{port}"),
         }
     }
+}
+
+/// Kernels are told where the farm is: a DHCP server that is not ours says nothing of it.
+fn name_farm(config: &mut FarmConfig) {
+    let replicas = if config.replicas.is_empty() { vec![config.address] } else { config.replicas.clone() };
+    let urls: Vec<_> = replicas.iter().map(|replica| format!("https://{replica}:{}", config.node_port)).collect();
+    let argument = format!("stoke.fallback={}", urls.join(","));
+    config.images.iter_mut().for_each(|image| image.kernel_arguments.push(argument.clone()));
 }
 
 fn blobs(image: &FarmImage) -> Vec<(Digest, u64)> {

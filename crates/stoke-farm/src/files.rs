@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use stoke_api::Digest;
-use stoke_tftp::server::{Content, Files, OnDisk};
+use stoke_api::workload::Architecture;
+use stoke_boot::old_paths::{self, OldPath, Program};
+use stoke_tftp::Outcome;
+use stoke_tftp::server::{Asked, Content, Ended, Files, OnDisk};
 
 use crate::boot_files;
 use crate::config::Serving;
@@ -21,24 +24,81 @@ impl Files for Farm {
         if let Some(program) = serving.programs.get(name).or_else(|| serving.programs.get(last)) {
             return Some(program.clone());
         }
-        let blob = || blob_by_name(&serving, name).map(|blob| Arc::new(blob) as Arc<dyn Content>);
-        let config =
-            || Some(Arc::new(boot_files::config(self, name, Some(client.ip()))?.into_bytes()) as Arc<dyn Content>);
-        let found = blob().or_else(config);
-        if found.is_none() {
-            tracing::info!(%client, name, "TFTP: no such file");
-            self.trace.client(client.ip(), Noted::now("tftp", name, "no such file"));
+        if let Some(blob) = blob_by_name(&serving, name) {
+            return Some(Arc::new(blob));
         }
-        found
+        Some(text(boot_files::config(self, name, Some(client.ip()))?))
     }
+
+    /// What a DHCP server still names that was set up for an older farm goes before what has the same name here.
+    fn find(&self, asked: &Asked<'_>) -> Option<Arc<dyn Content>> {
+        let serving = self.serving();
+        if !serving.programs.contains_key(asked.name)
+            && let Some(found) = old_path(&serving, asked)
+        {
+            tracing::info!(client = %asked.client, name = asked.name, "TFTP: a path of an older farm");
+            return Some(found);
+        }
+        self.open(asked.name, asked.client)
+    }
+
+    fn ended(&self, ended: &Ended<'_>) {
+        let result = match ended.outcome {
+            Outcome::Complete if ended.repeated > 0 => format!("complete, {} blocks sent again", ended.repeated),
+            Outcome::Complete => "complete".to_owned(),
+            Outcome::Unconfirmed => "sent whole, not confirmed".to_owned(),
+            // Firmware asks so before each transfer; the transfer itself is what matters.
+            Outcome::Probe => return,
+            Outcome::Aborted(reason) => format!("given up by the client: {reason}"),
+            Outcome::Silent => "the client went silent".to_owned(),
+        };
+        let noted = Noted::now("tftp", ended.name, result).took(ended.took).bytes(ended.bytes);
+        self.trace.client(ended.client.ip(), noted);
+    }
+
+    fn refused(&self, client: SocketAddr, name: &str, reason: &str) {
+        tracing::info!(%client, name, reason, "TFTP: refused");
+        self.trace.client(client.ip(), Noted::now("tftp", name, reason));
+    }
+}
+
+fn text(text: String) -> Arc<dyn Content> {
+    Arc::new(text.into_bytes())
+}
+
+/// What a path of an older farm stands for, if this is one.
+fn old_path(serving: &Serving, asked: &Asked<'_>) -> Option<Arc<dyn Content>> {
+    let old = OldPath::parse(asked.name)?;
+    let config = &serving.config;
+    let script = || text(old_paths::find_farm(&serving.base_url(), (config.address.into(), config.tftp_port)));
+    // iPXE says what it is by the size that it asks for; whatever loaded it, it is sent to the same path again.
+    let ipxe = asked.request.option("blksize") == Some(old_paths::IPXE_BLOCK);
+    match old {
+        OldPath::Settings => Some(text(old_paths::SETTINGS.to_owned())),
+        OldPath::Script => Some(script()),
+        OldPath::Bios | OldPath::Uefi if ipxe => Some(script()),
+        OldPath::Bios | OldPath::Uefi => match old.program(config.loader)? {
+            Program::Named(name) => Some(serving.programs.get(name)?.clone()),
+            Program::Kernel => Some(Arc::new(blob(serving, &unified_kernel(serving)?)?)),
+        },
+    }
+}
+
+/// The unified kernel image that an x86-64 machine boots.
+fn unified_kernel(serving: &Serving) -> Option<Digest> {
+    let images = serving.config.images.iter().filter(|image| image.architecture == Architecture::Amd64);
+    images.filter_map(|image| image.uki).map(|uki| uki.digest).next()
 }
 
 /// A blob by its path on the HTTP server: loaders that cannot load by HTTP, and firmware that loads the kernel itself, get
 /// it here.
 fn blob_by_name(serving: &Serving, name: &str) -> Option<OnDisk> {
     let name = name.strip_prefix("v1/blob/sha256/")?;
-    let digest = Digest::from_hex(name.strip_suffix(".efi").unwrap_or(name)).ok()?;
-    let (path, size) = serving.blob(&digest)?;
+    blob(serving, &Digest::from_hex(name.strip_suffix(".efi").unwrap_or(name)).ok()?)
+}
+
+fn blob(serving: &Serving, digest: &Digest) -> Option<OnDisk> {
+    let (path, size) = serving.blob(digest)?;
     match open_sized(&path, size).and_then(OnDisk::new) {
         Ok(file) => Some(file),
         Err(error) => {

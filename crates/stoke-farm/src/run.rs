@@ -11,11 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use stoke_api::objects::TftpMode;
 use stoke_api::report::{FarmReport, Report};
 use stoke_api::workload::FarmConfig;
 use stoke_api::{MacAddr, ObjectRef};
 use stoke_daemon::{Launch, Role};
 use stoke_tftp::Limits;
+use stoke_tftp::server::{Ports, Settings};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +44,17 @@ const BIND_AGAIN: Duration = Duration::from_millis(300);
 /// # Errors
 /// If the configuration cannot be read, its certificate or key cannot be used, or its state folder cannot be read.
 pub async fn run(launch: Launch) -> anyhow::Result<()> {
+    open_more_files();
     stoke_daemon::run::<Running, _>(launch, Running::start).await
+}
+
+/// Each connection is a descriptor, and a farm has thousands of them: as many as may be had, not as a shell is given.
+fn open_more_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "not more than {:?} connections at once", limit.current);
+    }
 }
 
 /// Milliseconds since 1970.
@@ -254,8 +266,8 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         let socket = UdpSocket::bind(at).await?;
         farm.opened(service, at, stop);
         let counters = farm.metrics.tftp.clone();
-        let limits = Limits::for_mtu(farm.serving().config.mtu);
-        return stoke_tftp::server::serve(socket, farm.clone(), limits, counters, stop.clone()).await;
+        let settings = tftp_settings(&farm.serving().config);
+        return stoke_tftp::server::serve(socket, farm.clone(), settings, counters, stop.clone()).await;
     }
     let listener = TcpListener::bind(at).await?;
     farm.opened(service, at, stop);
@@ -280,6 +292,14 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         }
     }
     Ok(())
+}
+
+fn tftp_settings(config: &FarmConfig) -> Settings {
+    let ports = match config.tftp {
+        TftpMode::SinglePort => Ports::Single,
+        TftpMode::Classic => Ports::Classic,
+    };
+    Settings { limits: Limits::for_mtu(config.mtu), ports }
 }
 
 impl Farm {
