@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// How often an end is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// What an installation has in its state folder. Other files there are not ours.
-const STATE: [&str; 9] = ["machines", "farms", "leases", "logs", "images", "builds", "keys", "store.redb", "lock"];
+const STATE: [&str; 10] =
+    ["machines", "farms", "leases", "logs", "images", "builds", "boot", "keys", "store.redb", "lock"];
 
 /// Ends everything: asks the `stoke up` that runs, or does it itself.
 ///
