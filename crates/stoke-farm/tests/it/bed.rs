@@ -83,6 +83,11 @@ impl Bed {
         self.farm = Some(command.spawn().unwrap());
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.farm.as_ref().unwrap().id()
+    }
+
     /// Kills the role as if by lightning.
     pub(crate) fn kill(&mut self) {
         let mut farm = self.farm.take().unwrap();

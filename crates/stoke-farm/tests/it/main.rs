@@ -5,6 +5,8 @@ mod bed;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod loaders;
 #[cfg(test)]
 mod nodes;
