@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod addresses;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod ipv6;
 #[cfg(test)]
 mod kills;

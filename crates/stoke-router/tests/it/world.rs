@@ -296,6 +296,11 @@ impl Role {
         self.request("POST", "/reload").expect("the router answers")
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn crash(mut self) {
         self.child.kill().unwrap();
