@@ -10,3 +10,5 @@ mod hostile;
 mod loaders;
 #[cfg(test)]
 mod nodes;
+#[cfg(test)]
+mod roots;

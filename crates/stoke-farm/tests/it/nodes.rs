@@ -34,7 +34,7 @@ fn url(bed: &Bed, path: &str) -> String {
 }
 
 /// Posts JSON as a node does, trusting the farm's certificate alone: the answer and its status.
-fn post(bed: &Bed, path: &str, body: &impl Serialize) -> (String, String) {
+pub(crate) fn post(bed: &Bed, path: &str, body: &impl Serialize) -> (String, String) {
     let body = serde_json::to_string(body).unwrap();
     let ca = bed.config.certificate.to_str().unwrap();
     let url = url(bed, path);
@@ -45,13 +45,13 @@ fn post(bed: &Bed, path: &str, body: &impl Serialize) -> (String, String) {
     (text.to_owned(), status.to_owned())
 }
 
-fn begin(bed: &Bed, mac: MacAddr) -> Manifest {
+pub(crate) fn begin(bed: &Bed, mac: MacAddr) -> Manifest {
     let (text, status) = post(bed, "/v1/node/hello", &hello(bed, mac));
     assert_eq!(status, "200", "{text}");
     serde_json::from_str(&text).unwrap()
 }
 
-fn reached(session: &str, phase: Phase, uptime_ms: u64) -> Report {
+pub(crate) fn reached(session: &str, phase: Phase, uptime_ms: u64) -> Report {
     let event = Event { phase, uptime_ms, detail: String::new() };
     Report {
         session: session.into(),
