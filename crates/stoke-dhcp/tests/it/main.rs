@@ -2,6 +2,9 @@
 //! order of events.
 
 #[cfg(test)]
+mod modes;
+
+#[cfg(test)]
 mod conversations {
     use std::net::Ipv4Addr;
 
