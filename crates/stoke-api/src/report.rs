@@ -72,6 +72,21 @@ pub struct RouterReport {
     /// Other DHCP servers that were heard where ours should be the only one: at most 16.
     #[serde(default)]
     pub rogue_servers: Vec<RogueServer>,
+    /// Machines that a farm would feed and that it has nothing for: at most 16.
+    #[serde(default)]
+    pub unbootable: Vec<Unbootable>,
+}
+
+/// A machine that asked for a boot and that its farm has nothing for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unbootable {
+    /// Its address.
+    pub mac: MacAddr,
+    /// Why: `no boot program for architecture 6, UEFI ia32`.
+    pub reason: String,
+    /// When it was heard last, in seconds since 1970.
+    pub last_seen: u64,
 }
 
 /// An address that somebody uses who did not get it from us.

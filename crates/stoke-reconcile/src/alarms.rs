@@ -1,7 +1,7 @@
 //! Conditions of a LAN that are there only while something is wrong with it: what its router noticed on the wire.
 
 use stoke_api::Condition;
-use stoke_api::report::{Conflict, RogueServer, RouterReport};
+use stoke_api::report::{Conflict, RogueServer, RouterReport, Unbootable};
 
 use crate::status::condition;
 
@@ -14,7 +14,8 @@ pub(crate) fn conditions(report: &RouterReport) -> Vec<Condition> {
         let message = "a client asked for an address and none was left: make the pools larger";
         condition("AddressesExhausted", true, "PoolsFull", message)
     });
-    [exhausted, conflicts(&report.conflicts), rogues(&report.rogue_servers)].into_iter().flatten().collect()
+    let others = [conflicts(&report.conflicts), rogues(&report.rogue_servers), unbootable(&report.unbootable)];
+    exhausted.into_iter().chain(others.into_iter().flatten()).collect()
 }
 
 fn conflicts(conflicts: &[Conflict]) -> Option<Condition> {
@@ -39,6 +40,12 @@ fn rogues(servers: &[RogueServer]) -> Option<Condition> {
         named(servers, words)?
     );
     Some(condition("RogueServer", true, "OtherServer", message))
+}
+
+fn unbootable(machines: &[Unbootable]) -> Option<Condition> {
+    let words = |machine: &Unbootable| format!("{}: {}", machine.mac, machine.reason);
+    let message = format!("asks for a boot in vain: {}", named(machines, words)?);
+    Some(condition("NoBootProgram", true, "UnknownFirmware", message))
 }
 
 fn named<T>(all: &[T], words: impl Fn(&T) -> String) -> Option<String> {
@@ -71,6 +78,11 @@ mod tests {
             exhausted_at: Some(5),
             conflicts: vec![conflict(1, mac), conflict(2, None), conflict(3, None), conflict(4, None)],
             rogue_servers: vec![rogue],
+            unbootable: vec![Unbootable {
+                mac: MacAddr([2, 0, 0, 0, 0, 7]),
+                reason: "no boot program for architecture 6, UEFI ia32".into(),
+                last_seen: 5,
+            }],
             ..RouterReport::default()
         };
         let said = said(&report);
@@ -81,6 +93,9 @@ mod tests {
         let words = "AddressConflict True: in use without having been given out: 10.0.0.1 by 02:00:00:00:00:01 (answers ARP), \
                      10.0.0.2 (answers ARP), 10.0.0.3 (answers ARP) and 1 more;";
         assert!(said[1].starts_with(words), "{}", said[1]);
+        let words = "NoBootProgram True: asks for a boot in vain: 02:00:00:00:00:07: no boot program for architecture 6, \
+                     UEFI ia32";
+        assert_eq!(said[3], words);
         assert!(
             said[2].starts_with("RogueServer True: another DHCP server answers, too: 10.0.0.9 at 02:"),
             "{}",

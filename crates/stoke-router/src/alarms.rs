@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use stoke_api::MacAddr;
-use stoke_api::report::{Conflict, RogueServer, RouterReport};
+use stoke_api::report::{Conflict, RogueServer, RouterReport, Unbootable};
 
 /// How long an alarm stays, in seconds: no address left.
 const EXHAUSTED: u64 = 3600;
@@ -14,9 +14,12 @@ const EXHAUSTED: u64 = 3600;
 const CONFLICT: u64 = 600;
 /// A server that is not ours; it is asked for once a minute.
 const ROGUE: u64 = 300;
+/// A machine that nothing is here for.
+const UNBOOTABLE: u64 = 3600;
 /// Most of each.
 const CONFLICTS: usize = 64;
 const ROGUES: usize = 16;
+const UNBOOTABLES: usize = 16;
 
 /// The alarms.
 #[derive(Debug, Default)]
@@ -24,6 +27,7 @@ pub(crate) struct Alarms {
     exhausted_at: Option<u64>,
     conflicts: BTreeMap<Ipv4Addr, Conflict>,
     rogues: BTreeMap<Ipv4Addr, RogueServer>,
+    unbootable: BTreeMap<MacAddr, Unbootable>,
 }
 
 impl Alarms {
@@ -68,11 +72,29 @@ impl Alarms {
         self.rogues.clear();
     }
 
+    /// A machine asks for a boot that there is none for. Whether that is news.
+    pub(crate) fn unbootable(&mut self, mac: MacAddr, reason: &str, now: u64) -> bool {
+        let machine = Unbootable { mac, reason: reason.to_owned(), last_seen: now };
+        let known = self.unbootable.insert(mac, machine);
+        while self.unbootable.len() > UNBOOTABLES {
+            let oldest = self.unbootable.values().min_by_key(|known| known.last_seen).map(|known| known.mac);
+            oldest.and_then(|mac| self.unbootable.remove(&mac));
+        }
+        known.is_none_or(|known| known.reason != reason)
+    }
+
+    /// A machine has something to boot now.
+    pub(crate) fn bootable(&mut self, mac: MacAddr) {
+        self.unbootable.remove(&mac);
+    }
+
     /// Writes what still holds into the report.
     pub(crate) fn tell(&self, report: &mut RouterReport, now: u64) {
         report.exhausted_at = self.exhausted_at.filter(|at| at + EXHAUSTED > now);
         report.conflicts = self.conflicts.values().filter(|known| known.at + CONFLICT > now).cloned().collect();
         report.rogue_servers = self.rogues.values().filter(|known| known.last_seen + ROGUE > now).cloned().collect();
+        report.unbootable =
+            self.unbootable.values().filter(|known| known.last_seen + UNBOOTABLE > now).cloned().collect();
     }
 }
 
@@ -102,6 +124,8 @@ mod tests {
         let now = report(&alarms, 1011);
         assert_eq!((now.exhausted_at, now.conflicts[0].mac), (Some(1000), Some(MacAddr([2; 6]))));
         assert_eq!((now.rogue_servers[0].mac, now.rogue_servers[0].last_seen), (Some(MacAddr([4; 6])), 1010));
+        assert!(alarms.unbootable(MacAddr([6; 6]), "why", 1000) && !alarms.unbootable(MacAddr([6; 6]), "why", 1000));
+        assert_eq!(report(&alarms, 1011).unbootable[0].reason, "why");
         let later = report(&alarms, 1310);
         assert_eq!((later.conflicts.len(), later.rogue_servers.len()), (1, 0));
         assert_eq!(report(&alarms, 1000 + EXHAUSTED), RouterReport::default());
@@ -115,6 +139,11 @@ mod tests {
             alarms.rogue(Ipv4Addr::from(number), 1000);
         }
         let now = report(&alarms, 1200);
+        for number in 0..200 {
+            alarms.unbootable(MacAddr([2, 0, 0, 0, 0, number]), "why", 1000 + u64::from(number));
+        }
+        let machines = report(&alarms, 1200).unbootable;
+        assert_eq!((machines.len(), machines[0].last_seen), (UNBOOTABLES, 1200 - 16));
         assert_eq!((now.conflicts.len(), now.rogue_servers.len()), (CONFLICTS, ROGUES));
         assert_eq!(now.conflicts[0].address, Ipv4Addr::from(200 - 64));
     }

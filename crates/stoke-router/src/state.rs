@@ -292,6 +292,28 @@ mod tests {
     }
 
     #[test]
+    fn firmware_that_nothing_is_here_for_is_told_of_until_it_has_something() {
+        let mut state = state();
+        let told = |state: &State| state.report(HOUR / 1000).unbootable;
+        let mut packet = capture!("ovmf-pxe.discover").to_vec();
+        let at = packet.windows(4).position(|option| option == [93, 2, 0, 7]).unwrap() + 3;
+        for (architecture, reason) in [
+            (6, "no boot program for architecture 6, UEFI ia32"),
+            (41, "no boot program for architecture 41, Raspberry Pi"),
+            (11, "the farm's image has no kernel for arm64"),
+        ] {
+            packet[at] = architecture;
+            let answer = ask(&mut state, &packet, HOUR);
+            assert_eq!(answer.get(option::BOOT_FILE), None, "an address and nothing more");
+            let machine = told(&state).pop().unwrap();
+            assert_eq!((machine.mac.to_string().as_str(), machine.reason.as_str()), ("52:54:00:77:00:01", reason));
+        }
+        packet[at] = 7;
+        ask(&mut state, &packet, HOUR);
+        assert_eq!(told(&state), []);
+    }
+
+    #[test]
     fn strangers_are_remembered_up_to_a_bound_the_oldest_go() {
         let mut state = state();
         let mut packet = capture!("ovmf-pxe.discover").to_vec();

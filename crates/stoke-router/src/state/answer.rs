@@ -6,7 +6,7 @@ use stoke_api::MacAddr;
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::Conflict;
 use stoke_api::trace::TraceEvent;
-use stoke_boot::policy::{self, Asker, farm_of, recognise};
+use stoke_boot::policy::{self, Asker, Refusal, farm_of, recognise};
 use stoke_dhcp::wire::option;
 use stoke_dhcp::{Answer, BootOptions, MessageType, Record, Request, Sighting};
 
@@ -43,6 +43,11 @@ impl State {
             self.note_boot(request, asker, now_ms);
         }
         let boot = asker.map(|asker| self.boot(request, asker, port, now_ms));
+        if request.kind == MessageType::Discover
+            && let Some(asker) = asker
+        {
+            self.note_refusal(request, asker, now_ms / 1000);
+        }
         let told = boot.as_ref().and_then(|boot| boot.as_ref().ok());
         let options = told.map(|boot| &boot.options);
         let had = self.server.leases().of(request.mac).map(|lease| lease.address);
@@ -58,6 +63,21 @@ impl State {
         let result = plan::result(&answer, program, boot.as_ref().and_then(|boot| boot.as_ref().err()));
         let event = self.event(request, asker, result, now_ms);
         Told { answer, event, unproved, loops }
+    }
+
+    /// Takes note of a machine that its farm has nothing for, and never will as things are: it would wait for ever without
+    /// anybody knowing why.
+    fn note_refusal(&mut self, request: &Request, asker: Asker, now: u64) {
+        let named = self.host(request).map(|host| host.farm.as_deref());
+        let refusal = farm_of(named, &self.config.farms).and_then(|farm| policy::boot(&asker, farm).err());
+        let lasting = refusal.filter(|refusal| {
+            matches!(refusal, Refusal::NoProgram(_) | Refusal::NoKernel(stoke_api::workload::Architecture::Arm64))
+        });
+        let Some(refusal) = lasting else { return self.alarms.bootable(request.mac) };
+        let reason = refusal.to_string();
+        if self.alarms.unbootable(request.mac, &reason, now) {
+            tracing::warn!(mac = %request.mac, "asks for a boot in vain: {reason}");
+        }
     }
 
     /// What the client boots, or why it boots nothing.
