@@ -273,7 +273,7 @@ mod tests {
             admission.ask(mac(number), Some(room), 0);
         }
         let at = |admission: &Admission, before| u64::from(admission.pause(mac(0), before, room as usize));
-        assert!(at(&admission, 0) < at(&admission, 30) && at(&admission, 30) < at(&admission, 80));
+        assert!(at(&admission, 0) < at(&admission, 8) && at(&admission, 8) < at(&admission, 20));
         let before = at(&admission, 15);
         for number in 0..10 {
             admission.done(mac(number), 100_000);

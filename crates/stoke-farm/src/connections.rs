@@ -12,10 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conversation::{self, Site};
 use crate::crowd::Crowd;
+use crate::descriptors;
 use crate::wire::Wire;
 
-/// Connections at once to one service.
-const CONNECTIONS: usize = 4096;
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Pause before looking again whether there is room.
@@ -26,7 +25,7 @@ pub(crate) type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
 /// Serves until the token is cancelled.
 pub(crate) async fn serve(listener: TcpListener, site: Arc<Site>, tls: Option<Tls>, stop: CancellationToken) {
-    let house = House { permits: Arc::new(Semaphore::new(CONNECTIONS)), crowd: Arc::default() };
+    let house = House { permits: Arc::new(Semaphore::new(descriptors::connections())), crowd: Arc::default() };
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

@@ -32,7 +32,7 @@ use crate::files::open_sized;
 use crate::request::{self, Malformed, Request};
 use crate::run::Farm;
 use crate::trace::Noted;
-use crate::wire::{Pace, Wire};
+use crate::wire::Wire;
 
 /// How long a connection may wait for its next request.
 const IDLE: Duration = Duration::from_secs(75);
@@ -96,7 +96,7 @@ impl Conversation<'_> {
     async fn next(&mut self, crowd: &Crowd) -> std::io::Result<Next> {
         let place = crowd.enter();
         tokio::select! {
-            () = place.asked_to_leave() => Ok(Next::End),
+            () = place.asked_to_leave() => Err(std::io::Error::other("asked to leave")),
             next = self.read() => next,
         }
     }
@@ -134,7 +134,7 @@ impl Conversation<'_> {
     async fn read_body(&mut self, request: Request, head: usize, deadline: Instant) -> std::io::Result<Next> {
         let whole = head + request.body;
         if request.expects_continue && self.input.len() < whole {
-            self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n", false, &mut Pace::new()).await?;
+            self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n", false).await?;
         }
         while self.input.len() < whole {
             if !self.receive(deadline).await? {
@@ -182,24 +182,17 @@ impl Conversation<'_> {
         };
         let answer = blob::answer(request, Blob { digest, size, kind: blob::media_type(name) });
         let Answer { status, fields, part } = answer;
-        let mut pace = Pace::new();
-        self.wire.send(&ending.head(status, &fields), !part.is_empty(), &mut pace).await?;
+        self.wire.send(&ending.head(status, &fields), !part.is_empty()).await?;
         if status.is_success() {
             farm.metrics.blobs.inc();
         }
         if part.start == 0 && !part.is_empty() {
             farm.fetches(&farm.serving(), self.peer, &digest);
         }
-        self.send_part(digest, &file, part, &mut pace).await
+        self.send_part(digest, &file, part).await
     }
 
-    async fn send_part(
-        &mut self,
-        digest: Digest,
-        file: &Arc<File>,
-        part: Range<u64>,
-        pace: &mut Pace,
-    ) -> std::io::Result<()> {
+    async fn send_part(&mut self, digest: Digest, file: &Arc<File>, part: Range<u64>) -> std::io::Result<()> {
         let (farm, began) = (&self.site.farm, Instant::now());
         let (nothing, sent) = (part.is_empty(), AtomicU64::new(0));
         let count = |bytes| {
@@ -207,7 +200,7 @@ impl Conversation<'_> {
             farm.metrics.http_bytes.inc_by(bytes);
         };
         let in_flight = farm.metrics.in_flight();
-        let outcome = self.wire.send_file(file, part, pace, count).await;
+        let outcome = self.wire.send_file(file, part, &count).await;
         drop(in_flight);
         if !nothing {
             let result = outcome.as_ref().map_or_else(ToString::to_string, |()| "sent".to_owned());
@@ -232,13 +225,12 @@ impl Conversation<'_> {
             };
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let mut pace = Pace::new();
         let silent = bare || ending.head_only || body.is_end_stream();
-        self.wire.send(&ending.head(parts.status, &parts.headers), !silent, &mut pace).await?;
+        self.wire.send(&ending.head(parts.status, &parts.headers), !silent).await?;
         while !silent && let Some(frame) = body.frame().await {
             let frame = frame.map_err(std::io::Error::other)?;
             if let Some(bytes) = frame.data_ref() {
-                self.wire.send(bytes, !body.is_end_stream(), &mut pace).await?;
+                self.wire.send(bytes, !body.is_end_stream()).await?;
             }
         }
         Ok(())

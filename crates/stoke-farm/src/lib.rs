@@ -22,6 +22,7 @@ pub mod config;
 mod connections;
 mod conversation;
 mod crowd;
+mod descriptors;
 mod files;
 mod gate;
 mod http;

@@ -1,23 +1,25 @@
 //! What an HTTP connection is spoken over: TCP, where the kernel sends files by itself, or TLS.
 //!
-//! Every wait has an end: see [`Pace`]. Between two pieces of a file others get their turn.
+//! Every wait has an end: see [`WINDOW`]. Between two pieces of a file others get their turn.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::{Errno, IoSliceMut, ReadWriteFlags};
 use rustix::net::SendFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 /// Bytes that a connection sends before others get their turn.
-const TURN: u64 = 512 << 10;
+const TURN: u64 = 1 << 20;
 /// Bytes that are read and encrypted at once.
 const PIECE: u64 = 64 << 10;
 /// Bytes that are read at once from a client.
@@ -27,34 +29,27 @@ const LINGERING: usize = 256 << 10;
 /// For how long.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How slowly a client may take what it asked for: [`Pace::LEAST`] bytes in [`Pace::WINDOW`], or less if that is all.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    deadline: Instant,
-    taken: u64,
-}
+/// A client that takes less than [`LEAST`] bytes in this time, although there is more, is cut off.
+const WINDOW: Duration = Duration::from_mins(1);
+/// See [`WINDOW`].
+const LEAST: u64 = 64 << 10;
 
-impl Pace {
-    const WINDOW: Duration = Duration::from_mins(1);
-    const LEAST: u64 = 64 << 10;
-
-    /// Beginning now.
-    pub(crate) fn new() -> Self {
-        Self { deadline: Instant::now() + Self::WINDOW, taken: 0 }
-    }
-
-    fn took(&mut self, bytes: u64) {
-        self.taken += bytes;
-        if self.taken >= Self::LEAST {
-            *self = Self::new();
+/// Sends, at the client's pace but not more slowly than is bearable. `taken` counts what the client took.
+async fn paced<T>(taken: &AtomicU64, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut work = pin!(work);
+    loop {
+        let before = taken.load(Ordering::Relaxed);
+        if let Ok(done) = timeout(WINDOW, work.as_mut()).await {
+            return done;
+        }
+        if taken.load(Ordering::Relaxed) - before < LEAST {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes too slowly what it asked for"));
         }
     }
-
-    async fn within<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "the client takes too slowly what it asked for");
-        timeout_at(self.deadline, work).await.map_err(|_| late())?
-    }
 }
+
+/// Who is told how many bytes of a file were sent.
+type Sent<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// A connection.
 #[derive(Debug)]
@@ -83,61 +78,63 @@ impl Wire {
     }
 
     /// Sends bytes. With `more`, the kernel keeps the last incomplete segment until more comes.
-    pub(crate) async fn send(&mut self, mut bytes: &[u8], more: bool, pace: &mut Pace) -> io::Result<()> {
-        let flags = if more { SendFlags::MORE } else { SendFlags::empty() } | SendFlags::NOSIGNAL;
-        while !bytes.is_empty() {
-            let sent = match self {
-                Self::Plain(stream) => {
-                    let send = || Ok(rustix::net::send(&*stream, bytes, flags)?);
-                    pace.within(stream.async_io(Interest::WRITABLE, send)).await?
-                }
-                Self::Tls(stream) => pace.within(stream.write(bytes)).await?,
-            };
-            pace.took(sent as u64);
-            bytes = bytes.get(sent..).unwrap_or_default();
-        }
+    pub(crate) async fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<()> {
+        let taken = AtomicU64::new(0);
         match self {
-            Self::Tls(stream) if !more => pace.within(stream.flush()).await,
-            _ => Ok(()),
+            Self::Plain(stream) => {
+                let flags = if more { SendFlags::MORE } else { SendFlags::empty() } | SendFlags::NOSIGNAL;
+                let send = |done: usize| {
+                    let rest = bytes.get(done..).unwrap_or_default();
+                    rustix::net::send(&*stream, rest, flags)
+                };
+                whole(stream, bytes.len(), &taken, send).await
+            }
+            Self::Tls(stream) => {
+                let write = async {
+                    let mut rest = bytes;
+                    while !rest.is_empty() {
+                        let count = stream.write(rest).await?;
+                        taken.fetch_add(count as u64, Ordering::Relaxed);
+                        rest = rest.get(count..).unwrap_or_default();
+                    }
+                    if more { Ok(()) } else { stream.flush().await }
+                };
+                paced(&taken, write).await
+            }
         }
     }
 
-    /// Sends a part of a file; `sent` is told of each piece.
-    pub(crate) async fn send_file(
-        &mut self,
-        file: &Arc<File>,
-        mut part: Range<u64>,
-        pace: &mut Pace,
-        sent: impl Fn(u64) + Send,
-    ) -> io::Result<()> {
+    /// Sends a part of a file; `sent` is told of its bytes as they leave.
+    pub(crate) async fn send_file(&mut self, file: &Arc<File>, part: Range<u64>, sent: Sent<'_>) -> io::Result<()> {
+        let Range { mut start, end } = part;
         let most = if matches!(self, Self::Plain(_)) { TURN } else { PIECE };
         let mut turn = 0;
-        while part.start < part.end {
-            let length = most.min(part.end - part.start);
-            let done = match self {
-                Self::Plain(stream) => kernel_sends(stream, file, part.start..part.start + length, pace).await?,
-                Self::Tls(_) => self.encrypt(file, part.start, length, pace).await?,
-            };
-            sent(done);
-            part.start += done;
-            turn += done;
+        while start < end {
+            let length = most.min(end - start);
+            ready(file, start..start + length).await?;
+            match self {
+                Self::Plain(stream) => kernel_sends(stream, file, start, length, sent).await?,
+                Self::Tls(_) => self.encrypt(file, start, length, sent).await?,
+            }
+            start += length;
+            turn += length;
             if turn >= TURN {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
         }
         match self {
-            Self::Tls(stream) => pace.within(stream.flush()).await,
+            Self::Tls(stream) => paced(&AtomicU64::new(0), stream.flush()).await,
             Self::Plain(_) => Ok(()),
         }
     }
 
-    async fn encrypt(&mut self, file: &Arc<File>, offset: u64, length: u64, pace: &mut Pace) -> io::Result<u64> {
-        ready(file, offset..offset + length).await?;
+    async fn encrypt(&mut self, file: &File, offset: u64, length: u64, sent: Sent<'_>) -> io::Result<()> {
         let mut buffer = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         file.read_exact_at(&mut buffer, offset)?;
-        self.send(&buffer, true, pace).await?;
-        Ok(length)
+        self.send(&buffer, true).await?;
+        sent(length);
+        Ok(())
     }
 
     /// Ends the connection so that the client gets the answer before it. What it still sends is taken for a while: a socket
@@ -165,17 +162,45 @@ impl Wire {
 }
 
 /// Lets the kernel send from the page cache, without a copy.
-async fn kernel_sends(stream: &TcpStream, file: &Arc<File>, part: Range<u64>, pace: &mut Pace) -> io::Result<u64> {
-    ready(file, part.clone()).await?;
-    let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
-    let mut offset = part.start;
-    let send = || Ok(rustix::fs::sendfile(stream, &**file, Some(&mut offset), length)?);
-    let count = pace.within(stream.async_io(Interest::WRITABLE, send)).await? as u64;
-    if count == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
-    }
-    pace.took(count);
-    Ok(count)
+async fn kernel_sends(stream: &TcpStream, file: &File, offset: u64, length: u64, sent: Sent<'_>) -> io::Result<()> {
+    let size = usize::try_from(length).map_err(io::Error::other)?;
+    let taken = AtomicU64::new(0);
+    let more = |done: usize| {
+        let mut from = offset + done as u64;
+        rustix::fs::sendfile(stream, file, Some(&mut from), size - done)
+    };
+    let done = whole(stream, size, &taken, more).await;
+    sent(taken.into_inner());
+    done
+}
+
+/// Calls `send` with what is done already, whenever the socket takes more, until `length` bytes are done. A socket that took
+/// less than it was given is full: it is not asked again before the kernel says that there is room.
+async fn whole(
+    stream: &TcpStream,
+    length: usize,
+    taken: &AtomicU64,
+    send: impl Fn(usize) -> rustix::io::Result<usize> + Send,
+) -> io::Result<()> {
+    let mut done = 0;
+    let fill = || {
+        while done < length {
+            let count = match send(done) {
+                Err(Errno::INTR) => continue,
+                count => count?,
+            };
+            if count == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"));
+            }
+            done += count;
+            taken.fetch_add(count as u64, Ordering::Relaxed);
+            if done < length {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        Ok(())
+    };
+    paced(taken, stream.async_io(Interest::WRITABLE, fill)).await
 }
 
 /// Sees to it that a part is in the page cache: what is not there is read by a thread that may wait.

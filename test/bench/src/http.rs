@@ -14,6 +14,7 @@ use testbed::peers::Peers;
 use testbed::{Process, World, wait_for};
 
 use crate::farm::{Blobs, HTTP, HTTPS, OurFarm, certificate};
+use crate::processor;
 use crate::row::Row;
 
 const SERVER: &str = "10.77.0.1";
@@ -83,28 +84,43 @@ pub(crate) fn run(rounds: usize, only: &str) -> Result<Vec<Row>> {
     let blobs = Blobs::make(&server.folder().join("blobs"), &SIZES.map(bytes))?;
     let mut rows = Vec::new();
     for load in LOADS.iter().filter(|load| load.name().contains(only)) {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs) = (Vec::<Run>::new(), Vec::<Run>::new());
         // The first round warms up.
         for round in 0..=rounds {
             let one = measure(&client, *load, &blobs, &mut || Ok(OurFarm::start(&server, SERVER, &blobs)?.process))?;
             let other = measure(&client, *load, &blobs, &mut || nginx(&peers, &server, &blobs))?;
-            eprintln!("round {round}, {}: ours {one:.0}, nginx {other:.0}", load.name());
+            eprintln!("round {round}, {}: ours {one:.1?}, nginx {other:.1?}", load.name());
             if round > 0 {
                 ours.push(one);
                 theirs.push(other);
             }
         }
-        rows.extend(Row::higher("http", load.name(), load.amount().0, &ours, &[("nginx", theirs)], load.goal()));
+        let pick = |runs: &[Run], figure: fn(&Run) -> f64| runs.iter().map(figure).collect::<Vec<_>>();
+        let figures = |figure| (pick(&ours, figure), [("nginx", pick(&theirs, figure))]);
+        let (speed, peers) = figures(|run| run.speed);
+        rows.extend(Row::higher("http", load.name(), load.amount().0, &speed, &peers, load.goal()));
+        let (cost, peers) = figures(|run| run.cost);
+        let name = format!("{}, server's processor", load.name());
+        rows.extend(Row::lower("http", &name, "ms/1000", &cost, &peers, None));
     }
     Ok(rows)
 }
 
+/// What one run showed.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// Of the unit of [`Load::amount`], a second.
+    speed: f64,
+    /// Milliseconds of processor time of the server for each 1,000 of that.
+    cost: f64,
+}
+
 /// Starts a server, runs the load, and ends the server.
-fn measure(client: &World, load: Load, blobs: &Blobs, start: &mut dyn FnMut() -> Result<Process>) -> Result<f64> {
-    let _server = start()?;
+fn measure(client: &World, load: Load, blobs: &Blobs, start: &mut dyn FnMut() -> Result<Process>) -> Result<Run> {
+    let server = start()?;
     let probe = format!("http://{SERVER}:{HTTP}{}", path(blobs, 2));
     wait_for("the server", Duration::from_secs(20), || Ok(client.run("curl", &["-sSfo", "/dev/null", &probe]).ok()))?;
-    let begin = Instant::now();
+    let (begin, spent) = (Instant::now(), processor::seconds(server.id())?);
     match load {
         Load::Curl => curl(client, &format!("http://{SERVER}:{HTTP}{}", path(blobs, 0)))?,
         Load::CurlTls => curl(client, &format!("https://{SERVER}:{HTTPS}{}", path(blobs, 0)))?,
@@ -113,7 +129,9 @@ fn measure(client: &World, load: Load, blobs: &Blobs, start: &mut dyn FnMut() ->
             many(client, connections, requests, &path(blobs, blob), size)?;
         }
     }
-    Ok(load.amount().1 / begin.elapsed().as_secs_f64())
+    let amount = load.amount().1;
+    let (wall, spent) = (begin.elapsed().as_secs_f64(), processor::seconds(server.id())? - spent);
+    Ok(Run { speed: amount / wall, cost: spent * 1e6 / amount })
 }
 
 fn path(blobs: &Blobs, number: usize) -> String {

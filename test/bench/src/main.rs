@@ -8,6 +8,7 @@ mod farm;
 mod http;
 mod nbd;
 mod peers;
+mod processor;
 mod row;
 mod serial;
 mod storm;

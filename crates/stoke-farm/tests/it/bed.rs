@@ -29,6 +29,8 @@ pub(crate) struct Bed {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) config: FarmConfig,
     pub(crate) root: Vec<u8>,
+    /// How many descriptors the farm may have, if not as many as the tests.
+    pub(crate) descriptors: Option<u32>,
     farm: Option<Child>,
 }
 
@@ -53,7 +55,7 @@ impl Bed {
         );
         let root = pattern(3 << 20, 5);
         let config = config(folder.path(), address, &root);
-        Self { folder, config, root, farm: None }
+        Self { folder, config, root, descriptors: None, farm: None }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -77,7 +79,14 @@ impl Bed {
     pub(crate) fn launch(&mut self) {
         self.write_config();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = Command::new(example());
+        let mut command = match self.descriptors {
+            None => Command::new(example()),
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}")).arg(example());
+                command
+            }
+        };
         command.arg(self.path("config.json")).arg(self.path("admin.sock"));
         command.env("STOKE_LOG", "debug").stdin(Stdio::null()).stderr(log);
         self.farm = Some(command.spawn().unwrap());
@@ -93,6 +102,11 @@ impl Bed {
         let mut farm = self.farm.take().unwrap();
         farm.kill().unwrap();
         farm.wait().unwrap();
+    }
+
+    /// The farm's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.farm.as_ref().unwrap().id()
     }
 
     pub(crate) fn reload(&self) {

@@ -7,6 +7,8 @@ mod content;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod loaders;
 #[cfg(test)]
 mod nodes;

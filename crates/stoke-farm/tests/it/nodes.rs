@@ -13,7 +13,7 @@ use crate::bed::{Bed, MAC, blob_path, must, node, owner};
 
 const STRANGER: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 0x99]);
 
-fn hello(bed: &Bed, mac: MacAddr) -> Hello {
+pub(crate) fn hello(bed: &Bed, mac: MacAddr) -> Hello {
     Hello {
         protocol: 1,
         boot_mac: mac,
