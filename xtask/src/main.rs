@@ -11,6 +11,7 @@ mod build;
 mod ci;
 mod demo;
 mod docs;
+mod fuzz;
 mod graph;
 mod packages;
 mod run;
@@ -44,6 +45,8 @@ enum Command {
     Deny,
     /// Run benchmarks beside their peers.
     Bench(bench::Options),
+    /// Run the fuzz targets, guided by coverage.
+    Fuzz(fuzz::Options),
     /// Install what this host lacks (as root), or say what it is.
     Setup,
     /// Build the programs into one folder.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Deny => ci::deny(),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Setup => packages::ensure(packages::Purpose::Test),
         Command::Build(options) => build::build(options.profile()).map(|folder| println!("{}", folder.display())),
         Command::Docs => docs::run(),
