@@ -261,7 +261,8 @@ impl Ending {
         let reason = status.canonical_reason().unwrap_or("Unknown");
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
         let mut field = |name: &str, value: &[u8]| {
-            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            head.extend(titled(name));
+            for part in [b": ", value, b"\r\n"] {
                 head.extend_from_slice(part);
             }
         };
@@ -280,6 +281,13 @@ impl Ending {
         head.extend_from_slice(b"\r\n");
         head
     }
+}
+
+/// A field's name with capitals: GRUB 2.06 knows its `Content-Length` in no other case, and without it waits for the end of
+/// the connection (`grub-core/net/http.c`).
+fn titled(name: &str) -> impl Iterator<Item = u8> {
+    let before = std::iter::once(b'-').chain(name.bytes());
+    before.zip(name.bytes()).map(|(before, byte)| if before == b'-' { byte.to_ascii_uppercase() } else { byte })
 }
 
 /// A time as HTTP writes it (RFC 9110, section 5.6.7).
@@ -312,7 +320,7 @@ mod tests {
         fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         fields.insert(header::DATE, HeaderValue::from_static("now"));
         let head = ending("GET / HTTP/1.0\r\n\r\n").head(StatusCode::OK, &fields);
-        let expected = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ndate: now\r\nconnection: close\r\n\r\n";
+        let expected = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: now\r\nConnection: close\r\n\r\n";
         assert_eq!(String::from_utf8(head).unwrap(), expected);
     }
 
