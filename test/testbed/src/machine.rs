@@ -17,6 +17,10 @@ pub enum Firmware {
     UefiPxe,
     /// UEFI that boots by HTTP.
     UefiHttp,
+    /// UEFI with its own PXE, over IPv6 alone.
+    UefiPxe6,
+    /// UEFI that boots by HTTP, over IPv6 alone.
+    UefiHttp6,
     /// The same two with Secure Boot on: whose keys it trusts is in its variables.
     SecurePxe,
     /// See [`Self::SecurePxe`].
@@ -36,14 +40,14 @@ impl Firmware {
     }
 
     fn is_http(self) -> bool {
-        matches!(self, Self::UefiHttp | Self::SecureHttp | Self::ArmHttp)
+        matches!(self, Self::UefiHttp | Self::UefiHttp6 | Self::SecureHttp | Self::ArmHttp)
     }
 
     /// Code, and the template of the variables.
     fn files(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Bios => None,
-            Self::UefiPxe | Self::UefiHttp => {
+            Self::UefiPxe | Self::UefiHttp | Self::UefiPxe6 | Self::UefiHttp6 => {
                 Some(("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"))
             }
             Self::SecurePxe | Self::SecureHttp => {
@@ -56,7 +60,11 @@ impl Firmware {
     /// The hypervisor and the machine that it emulates.
     fn machine(self) -> (&'static str, [&'static str; 2]) {
         match self {
-            Self::Bios | Self::UefiPxe | Self::UefiHttp => ("qemu-system-x86_64", ["q35,accel=tcg", "max"]),
+            // Without graphics, a BIOS writes to the serial console.
+            Self::Bios => ("qemu-system-x86_64", ["q35,accel=tcg,graphics=off", "max"]),
+            Self::UefiPxe | Self::UefiHttp | Self::UefiPxe6 | Self::UefiHttp6 => {
+                ("qemu-system-x86_64", ["q35,accel=tcg", "max"])
+            }
             // Only the firmware itself, in system management mode, may write its variables.
             Self::SecurePxe | Self::SecureHttp => ("qemu-system-x86_64", ["q35,accel=tcg,smm=on", "max"]),
             Self::ArmPxe | Self::ArmHttp => ("qemu-system-aarch64", ["virt,accel=tcg", "cortex-a57"]),
@@ -78,8 +86,10 @@ pub fn wire(world: &World) -> Result<()> {
 
 /// What makes UEFI boot in this way.
 fn uefi(command: &mut Command, firmware: Firmware) {
-    let (pxe, ip6) = (["IPv4PXESupport", "IPv6PXESupport"], "IPv6Support");
+    let (pxe, ip4, ip6) = (["IPv4PXESupport", "IPv6PXESupport"], "IPv4Support", "IPv6Support");
     let off: &[&str] = match (firmware.is_http(), firmware.is_arm()) {
+        _ if firmware == Firmware::UefiPxe6 => &[pxe[0], ip4],
+        _ if firmware == Firmware::UefiHttp6 => &[pxe[0], pxe[1], ip4],
         // It would try PXE first, for tens of seconds.
         (true, _) => &[pxe[0], pxe[1], ip6],
         // Half a minute in which it would ask for an IPv6 router that is not there.
