@@ -61,6 +61,18 @@ const TEST: &[Package] = &[
     package("binutils", "/usr/bin/objcopy", "tests: a second opinion on unified kernel images"),
     package("cpio", "/usr/bin/cpio", "tests: a second opinion on archives"),
     package("util-linux", "/usr/bin/setpriv", "tests: running as an ordinary user"),
+    package("pxelinux", "/usr/lib/PXELINUX/lpxelinux.0", "tests: a boot loader"),
+    package("syslinux-common", "/usr/lib/syslinux/modules/bios/ldlinux.c32", "tests: the same"),
+    package("grub-common", "/usr/bin/grub-mkimage", "tests: a boot loader"),
+    package("grub-pc-bin", "/usr/lib/grub/i386-pc/kernel.img", "tests: the same, for a BIOS"),
+    package("grub-efi-amd64-bin", "/usr/lib/grub/x86_64-efi/kernel.img", "tests: the same, for UEFI"),
+    package("grub-efi-amd64-signed", "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "tests: Secure Boot"),
+    package("shim-signed", "/usr/lib/shim/shimx64.efi.signed", "tests: Secure Boot"),
+    package("sbsigntool", "/usr/bin/sbverify", "tests: a second opinion on signatures"),
+    package("efitools", "/usr/bin/cert-to-efi-sig-list", "tests: a second opinion on signature lists"),
+    package("openssl", "/usr/bin/openssl", "tests: the same on signed updates"),
+    package("qemu-system-arm", "/usr/bin/qemu-system-aarch64", "tests: machines of 64-bit Arm"),
+    package("qemu-efi-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "tests: their firmware"),
 ];
 
 /// Installs what is missing, as root on Debian; otherwise fails with what to do.
