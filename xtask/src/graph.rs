@@ -31,7 +31,6 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("bench", "e2e", "boots the same image"),
     ("bench", "testbed", "the test bed is there for it"),
     ("bench", "storm", "measures it"),
-    ("e2e", "storm", "kills servers under it"),
     ("storm", "testbed", "the test bed is there for it"),
     ("xtask", "testbed", "the cache is one"),
 ];

@@ -9,4 +9,3 @@ mod power;
 mod refuse;
 mod restart;
 mod rootless;
-mod storm;

@@ -21,7 +21,7 @@ use stoke_api::node::{
 use stoke_init::peer::Gift;
 
 use crate::content::Checker;
-use crate::dhcp::Options;
+use crate::dhcp::{Answer, Options};
 use crate::http::{Connection, Head, parts};
 use crate::lab::{Blob, Lab};
 use crate::root;
@@ -110,8 +110,7 @@ pub fn boot(lab: &Lab, machine: Machine) -> Result<Booted> {
     let mac = machine.mac();
     let lease = clock.step(|| lab.dhcp()?.ask(mac, machine.transaction(1), &machine.firmware()))?;
     let address = lease.address;
-    let program = clock.step(|| tftp::load(address, lease.next, &lease.file))?;
-    ensure!(program == *lab.program(), "{} has wrong bytes", lease.file);
+    clock.step(|| load_program(lab, machine, &lease))?;
     let mut ipxe = machine.firmware();
     ipxe.extend([(77, b"iPXE".to_vec()), (175, IPXE_FEATURES.to_vec())]);
     let lease = clock.step(|| lab.dhcp()?.ask(mac, machine.transaction(2), &ipxe))?;
@@ -126,6 +125,21 @@ pub fn boot(lab: &Lab, machine: Machine) -> Result<Booted> {
     let manifest = clock.step(|| say_hello(lab, machine, address, &farms))?;
     let rooted = clock.step(|| fetch_root(lab, machine, address, &manifest))?;
     finish(lab, machine, address, manifest, rooted, clock.steps)
+}
+
+/// The boot program. A transfer cannot outlive its server: firmware begins anew from the first packet, which is all that it
+/// can do.
+fn load_program(lab: &Lab, machine: Machine, first: &Answer) -> Result<()> {
+    let mut lease = first.clone();
+    again(|| {
+        let loaded = tftp::load(lease.address, lease.next, &lease.file);
+        if loaded.is_err() {
+            lease = lab.dhcp()?.ask(machine.mac(), machine.transaction(1), &machine.firmware())?;
+            ensure!(lease.address == first.address, "firmware had {}, now {}", first.address, lease.address);
+        }
+        ensure!(loaded? == *lab.program(), "{} has wrong bytes", lease.file);
+        Ok(())
+    })
 }
 
 struct Clock {

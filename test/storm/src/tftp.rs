@@ -10,7 +10,7 @@ const BLOCK: usize = 1468;
 /// As OVMF asks.
 const WINDOW: u16 = 4;
 const PATIENCE: Duration = Duration::from_secs(1);
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 6;
 const READ: u16 = 1;
 const DATA: u16 = 3;
 const ACKNOWLEDGE: u16 = 4;
