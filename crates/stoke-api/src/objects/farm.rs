@@ -125,7 +125,8 @@ pub enum HttpLoader {
     /// The image's unified kernel image, signed if the farm has keys.
     #[default]
     Kernel,
-    /// The distribution's signed shim, then GRUB.
+    /// The distribution's signed shim, then GRUB: one that knows its server after an HTTP boot, as that of Debian 12 does
+    /// not.
     Shim,
     /// Nothing: such requests are not answered, and the firmware goes on to PXE.
     Off,
@@ -209,7 +210,7 @@ pub struct User {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FarmStatus {
-    /// Conditions: `Ready`, `NetworkTrust`.
+    /// Conditions: `Ready`, `NetworkTrust`, `BootPrograms`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.

@@ -234,7 +234,7 @@ pub struct Uplink {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LanStatus {
-    /// Conditions: `Ready`, `AddressesExhausted`, `AddressConflict`, `RogueServer`.
+    /// Conditions: `Ready`, `AddressesExhausted`, `AddressConflict`, `RogueServer`, `NoBootProgram`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
