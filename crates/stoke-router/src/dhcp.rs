@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use stoke_api::LinkName;
 use stoke_dhcp::{Destination, Record, Reply};
+use stoke_sys::datagrams::{BATCH, Inbox};
 use stoke_sys::packet::LinkSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -161,15 +162,24 @@ pub(crate) fn not_served(place: &str, protocol: char, port: u16, error: io::Erro
 }
 
 fn listen(socket: &Arc<UdpSocket>, port: Port, shared: &Shared, stop: &CancellationToken) {
-    let mut buffer = [0; LONGEST];
+    let (mut first, mut more) = ([0; LONGEST], Inbox::new(LONGEST));
+    let packet = |bytes: &[u8], source, at| {
+        let back = (port == Port::Boot).then(|| socket.clone());
+        Packet { bytes: bytes.into(), source, port, back, at }
+    };
     while !stop.is_cancelled() {
-        match socket.recv_from(&mut buffer) {
+        match socket.recv_from(&mut first) {
             Ok((length, SocketAddr::V4(source))) => {
-                let bytes = buffer.get(..length).unwrap_or_default().into();
-                let back = (port == Port::Boot).then(|| socket.clone());
-                if !shared.intake.put(Packet { bytes, source, port, back, at: Instant::now() }) {
-                    count(&shared.metrics.dropped, "reason", "overload");
-                }
+                // Under load there are others behind it.
+                let followed = more.receive(socket, BATCH).is_ok();
+                let at = Instant::now();
+                let others = more.datagrams().filter(|_| followed).filter_map(|(source, bytes)| match source {
+                    SocketAddr::V4(source) => Some(packet(bytes, source, at)),
+                    SocketAddr::V6(_) => None,
+                });
+                let first = packet(first.get(..length).unwrap_or_default(), source, at);
+                let lost = shared.intake.put(std::iter::once(first).chain(others));
+                (0..lost).for_each(|_| count(&shared.metrics.dropped, "reason", "overload"));
             }
             Ok(_) => {}
             Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}

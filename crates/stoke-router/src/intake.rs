@@ -97,11 +97,17 @@ impl Queue {
 }
 
 impl Intake {
-    /// Queues a packet. Whether there was room; if not, the oldest one is gone.
-    pub(crate) fn put(&self, packet: Packet) -> bool {
-        let fits = self.queue().put(packet);
-        self.arrived.notify_one();
-        fits
+    /// Queues packets, the oldest first. How many older ones had to go for them.
+    pub(crate) fn put(&self, packets: impl IntoIterator<Item = Packet>) -> usize {
+        let mut queue = self.queue();
+        // Whoever takes goes on until there is nothing; only then it sleeps.
+        let sleeps = queue.packets.is_empty();
+        let lost = packets.into_iter().map(|packet| usize::from(!queue.put(packet))).sum();
+        drop(queue);
+        if sleeps {
+            self.arrived.notify_one();
+        }
+        lost
     }
 
     /// The newest packets, newest first; none if none comes within the pause.
@@ -172,7 +178,7 @@ mod tests {
         assert!(intake.take(9, Duration::ZERO).is_empty());
         let other = intake.clone();
         let taker = std::thread::spawn(move || other.take(9, Duration::from_mins(1)).len());
-        intake.put(packet(1, Instant::now()));
+        assert_eq!(intake.put([packet(1, Instant::now())]), 0);
         assert_eq!(taker.join().unwrap(), 1);
     }
 }

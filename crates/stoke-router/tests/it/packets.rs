@@ -7,7 +7,7 @@ use stoke_api::MacAddr;
 use stoke_dhcp::wire::{Options, option};
 
 /// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) const DISCOVER: u8 = 1;
 pub(crate) const OFFER: u8 = 2;

@@ -17,7 +17,7 @@ use stoke_api::{Kind, MacAddr, ObjectRef};
 use tempfile::TempDir;
 
 /// How long anything may take that is a matter of milliseconds on an idle machine.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const RESERVED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
