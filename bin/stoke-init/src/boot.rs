@@ -241,6 +241,7 @@ impl Machine<'_> {
             index: device.index,
             export: export.clone(),
             descriptors: switch::numbers(descriptors),
+            ahead: attached.cached_nbd().map(|device| (device, plan.hot.clone())),
         });
         switch::move_kernel_fs()?;
         self.journal.reached(Phase::Switched, init);

@@ -9,6 +9,7 @@ use stoke_api::node::{Event, Hello};
 
 use crate::dhcp::Lease;
 use crate::nbd::Export;
+use crate::nbd::ahead::Range;
 use crate::network::Interface;
 
 /// All that the resident needs to know. Descriptors are inherited; their numbers are here.
@@ -58,6 +59,9 @@ pub(crate) struct NbdLink {
     pub(crate) index: u32,
     pub(crate) export: Export,
     pub(crate) descriptors: Vec<i32>,
+    /// Where to read ahead what boots read, and what that is.
+    #[serde(default)]
+    pub(crate) ahead: Option<(PathBuf, Vec<Range>)>,
 }
 
 /// A root in memory for others.

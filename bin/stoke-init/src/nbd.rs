@@ -3,6 +3,7 @@
 //!
 //! Kernel side: Linux' `drivers/block/nbd.c`, `include/uapi/linux/nbd-netlink.h`.
 
+pub(crate) mod ahead;
 mod servers;
 
 use std::collections::HashMap;

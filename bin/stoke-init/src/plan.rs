@@ -11,6 +11,7 @@ use stoke_api::objects::{NfsRoot, NodeConfig};
 use crate::cmdline::Cmdline;
 use crate::dhcp::Lease;
 use crate::farm;
+use crate::nbd::ahead::Range;
 
 const NBD_PORT: &str = "10809";
 
@@ -57,6 +58,8 @@ pub(crate) struct Plan {
     /// Servers of the root by NBD, and the name that it has there.
     pub(crate) nbd: Vec<SocketAddr>,
     pub(crate) export: String,
+    /// Parts of it that boots read.
+    pub(crate) hot: Vec<Range>,
     /// URLs of the root.
     pub(crate) http: Vec<String>,
     /// The root by NFS.
@@ -84,6 +87,7 @@ impl Plan {
             mode: cmdline.mode.unwrap_or(manifest.mode),
             nbd: manifest.nbd,
             export: baked.root.blob.to_string(),
+            hot: manifest.hot,
             http: manifest.http,
             nfs: manifest.nfs,
             serve_peers: manifest.serve_peers,
@@ -101,6 +105,7 @@ impl Plan {
             mode: Mode::Ram,
             nbd: Vec::new(),
             export: String::new(),
+            hot: Vec::new(),
             http: Vec::new(),
             nfs: None,
             serve_peers: false,

@@ -22,7 +22,7 @@ use crate::configure::READY_FILE;
 use crate::farm::{Farm, FarmError};
 use crate::handoff::{FarmLink, Handoff, NbdLink};
 use crate::journal::Journal;
-use crate::nbd::{Device, Keeper, Servers};
+use crate::nbd::{Device, Keeper, Servers, ahead};
 use crate::netlink::Socket as Netlink;
 use crate::network::{self, Step, Talk};
 use crate::{handoff, peer, reporter, verity};
@@ -56,6 +56,9 @@ pub(crate) fn run() -> Result<()> {
     let journal = Arc::new(Journal::on_kernel_log(handoff.events.clone()));
     journal.say(&format!("resident, root by {}", handoff.mode));
     let by_nbd = Servers::new(handoff.nbd.as_ref().map(|nbd| nbd.export.servers.clone()).unwrap_or_default());
+    if let Some((device, ranges)) = handoff.nbd.as_ref().and_then(|nbd| nbd.ahead.clone()) {
+        ahead::fetch(&device, ranges, &journal);
+    }
     if let Some(nbd) = handoff.nbd.clone() {
         keep_connections(nbd, by_nbd.clone(), &journal);
     }

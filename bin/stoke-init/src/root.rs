@@ -10,7 +10,7 @@ use stoke_sys::loopdev::LoopDevice;
 use crate::identity::Hardware;
 use crate::journal::Journal;
 use crate::modules::Loader;
-use crate::nbd::{self, Device, Export, Keeper, Servers};
+use crate::nbd::{self, Device, Export, Keeper, Servers, ahead};
 use crate::plan::Plan;
 use crate::{layers, nfs, ram, verity};
 
@@ -27,7 +27,8 @@ pub(crate) struct Attached {
 
 #[derive(Debug)]
 enum Source {
-    Nbd(Device, Export),
+    /// With the page cache over the device, if something is fetched ahead.
+    Nbd(Device, Export, Option<LoopDevice>),
     /// With the memory behind it.
     Ram(LoopDevice, OwnedFd),
     Nfs,
@@ -42,7 +43,7 @@ impl Attached {
     /// The NBD device, if it is one.
     pub(crate) fn nbd(&self) -> Option<(&Device, &Export)> {
         match &self.source {
-            Source::Nbd(device, export) => Some((device, export)),
+            Source::Nbd(device, export, _) => Some((device, export)),
             Source::Ram(..) | Source::Nfs => None,
         }
     }
@@ -51,6 +52,14 @@ impl Attached {
     pub(crate) fn give_back(self) {
         layers::take_apart();
         self.source.give_back();
+    }
+
+    /// The NBD device, if what is read of it is kept in memory: then it is of use to read ahead.
+    pub(crate) fn cached_nbd(&self) -> Option<PathBuf> {
+        match &self.source {
+            Source::Nbd(device, _, Some(_)) => Some(device.path()),
+            _ => None,
+        }
     }
 
     /// The memory that it is in, if it is.
@@ -64,7 +73,7 @@ impl Attached {
     /// Descriptors that the resident needs: connections that have to live on, or the memory.
     pub(crate) fn descriptors(&self) -> &[OwnedFd] {
         match &self.source {
-            Source::Nbd(device, _) => device.connections.as_slice(),
+            Source::Nbd(device, ..) => device.connections.as_slice(),
             Source::Ram(_, memory) => std::slice::from_ref(memory),
             Source::Nfs => &[],
         }
@@ -83,7 +92,8 @@ impl Source {
     fn give_back(self) {
         // What is not there is not missed, and what stays behind is in nobody's way.
         let _ = verity::close();
-        if let Self::Nbd(device, _) = self {
+        if let Self::Nbd(device, _, cached) = self {
+            drop(cached);
             let _ = nbd::detach(device.index);
         }
     }
@@ -91,7 +101,8 @@ impl Source {
     /// Its block device.
     fn path(&self) -> Option<PathBuf> {
         match self {
-            Self::Nbd(device, _) => Some(device.path()),
+            Self::Nbd(_, _, Some(cached)) => Some(cached.path.clone()),
+            Self::Nbd(device, _, None) => Some(device.path()),
             Self::Ram(device, _) => Some(device.path.clone()),
             Self::Nfs => None,
         }
@@ -122,7 +133,7 @@ pub(crate) fn attach(
         let (device, memory) = ram::attach(&plan.http, root, journal)?;
         Source::Ram(device, memory)
     } else {
-        by_nbd(plan, root, hardware, loader)?
+        by_nbd(plan, root, hardware, loader, journal)?
     };
     match source.path().map(|device| verified(&device, root)).transpose() {
         Ok(mapped) => Ok(Attached { mapped, source }),
@@ -141,14 +152,15 @@ fn verified(device: &Path, root: &RootInfo) -> Result<PathBuf> {
     Ok(mapped)
 }
 
-fn by_nbd(plan: &Plan, root: &RootInfo, hardware: &Hardware, loader: &mut Loader) -> Result<Source> {
+fn by_nbd(plan: &Plan, root: &RootInfo, hardware: &Hardware, loader: &mut Loader, journal: &Journal) -> Result<Source> {
     // Devices are made when they are connected.
     loader.load("nbd", c"nbds_max=0")?;
     let (servers, verity) = (plan.nbd.clone(), root.verity.clone());
     let export = Export { servers, name: plan.export.clone(), size: root.size, verity };
     let wanted = hardware.cpus.clamp(2, MOST_CONNECTIONS);
     let device = Device::attach(&export, usize::try_from(wanted)?)?;
-    Ok(Source::Nbd(device, export))
+    let cached = (!plan.hot.is_empty()).then(|| ahead::cached(&device.path(), loader, journal)).flatten();
+    Ok(Source::Nbd(device, export, cached))
 }
 
 /// Replaces connections that die while PID 1 still works; the resident does it afterwards.

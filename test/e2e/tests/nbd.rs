@@ -1,4 +1,4 @@
-//! One root over several servers: a node does not notice that one of them is lost, and uses it again when it is back.
+//! Roots over NBD: several servers of one, of which one may be lost, and what one boot teaches the next.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -52,5 +52,36 @@ fn a_server_of_a_running_root_is_lost_for_good_and_another_time_it_is_back() -> 
     wait_for("connections to both servers", Duration::from_mins(6), || {
         Ok((connections(&farm).ok() == Some([1, 1])).then_some(()))
     })?;
+    farm.down()
+}
+
+/// When the node was ready, in milliseconds since its kernel started.
+fn ready_after(node: &serde_json::Value) -> Option<u64> {
+    let timeline = node.pointer("/status/node/timeline")?.as_array()?;
+    timeline.iter().find(|step| step.pointer("/0") == Some(&"Ready".into()))?.pointer("/1")?.as_u64()
+}
+
+#[test]
+fn what_the_first_boot_has_read_is_fetched_ahead_by_the_second_one() -> anyhow::Result<()> {
+    let mut farm = installation(User::Root, "", "  boot: {root: Nbd}\n")?;
+    farm.write("machine.yaml", &machine("node-1", "uefi", "10.10.0.21"))?;
+    farm.up()?;
+    let first = farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT)?;
+    farm.check(&["stop", "node-1"])?;
+    wait_for("the guest's end", Duration::from_mins(2), || {
+        let off = farm.object("machine", "node-1")?.pointer("/status/power") == Some(&"Off".into());
+        Ok(off.then_some(()))
+    })?;
+    farm.check(&["start", "node-1"])?;
+    let second = farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT)?;
+    eprintln!("ready after {:?} ms, then after {:?} ms", ready_after(&first), ready_after(&second));
+    let fetched = wait_for("the end of the fetching", Duration::from_mins(2), || {
+        let log = farm.check(&["ssh", "node-1", "--", "dmesg"])?;
+        Ok(log.lines().find(|line| line.contains("KiB ahead")).map(ToOwned::to_owned))
+    })?;
+    eprintln!("{fetched}");
+    // Under dm-verity is now the page cache over the same device.
+    let table = farm.check(&["ssh", "node-1", "--", "cat /sys/block/dm-0/slaves/*/loop/backing_file"])?;
+    ensure!(table.trim() == "/dev/nbd0", "{table}");
     farm.down()
 }
