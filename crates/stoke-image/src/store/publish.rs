@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use stoke_api::Digest;
 use stoke_api::report::BuiltImage;
-use stoke_api::workload::BlobRef;
+use stoke_api::workload::{Architecture, BlobRef};
 
 use super::layout::{DERIVED_FROM, INPUTS, MANIFEST, NAME, REF_NAME};
 use super::{Descriptor, ImageConfig, Index, Manifest, Store, StoreError};
@@ -122,7 +122,10 @@ impl Store {
             layer.ok_or(StoreError::Incomplete { digest: entry.digest, part })
         };
         Ok(BuiltImage {
-            architecture: stoke_api::workload::Architecture::Amd64,
+            architecture: match config.architecture.as_str() {
+                "arm64" => Architecture::Arm64,
+                _ => Architecture::Amd64,
+            },
             digest: entry.digest,
             size: manifest.parts().map(|part| part.size).sum(),
             kernel_version: config.kernel_version,
