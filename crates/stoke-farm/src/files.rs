@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use stoke_api::Digest;
 use stoke_api::workload::Architecture;
 use stoke_boot::old_paths::{self, OldPath, Program};
@@ -108,9 +109,13 @@ fn blob(serving: &Serving, digest: &Digest) -> Option<OnDisk> {
     }
 }
 
-/// Opens a file that must have this size.
+/// Opens a file that must have this size. A link is not followed, so nothing outside of the folder is ever served; a pipe or
+/// a device does not hold whoever opens it.
 pub(crate) fn open_sized(path: &std::path::Path, size: u64) -> std::io::Result<File> {
-    let file: File = fs_err::File::open(path)?.into();
+    use fs_err::os::unix::fs::OpenOptionsExt as _;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = fs_err::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let file: File = file.into();
     let found = file.metadata()?.len();
     if found == size {
         return Ok(file);

@@ -104,11 +104,6 @@ impl Bed {
         farm.wait().unwrap();
     }
 
-    /// The farm's process.
-    pub(crate) fn process(&self) -> u32 {
-        self.farm.as_ref().unwrap().id()
-    }
-
     pub(crate) fn reload(&self) {
         self.write_config();
         let (status, text) = self.try_admin("POST", "/reload").unwrap();

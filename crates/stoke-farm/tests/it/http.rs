@@ -164,7 +164,7 @@ fn hundreds_of_clients_that_stall_cost_little_and_keep_nobody_out() {
     let bed = Bed::new();
     let root = bed.config.images[0].root.blob;
     more_descriptors();
-    let before = memory(bed.process());
+    let before = memory(bed.pid());
     let greedy: Vec<_> = (0..200)
         .map(|_| {
             let mut stream = connect(&bed);
@@ -183,7 +183,7 @@ fn hundreds_of_clients_that_stall_cost_little_and_keep_nobody_out() {
     // Whoever reads gets it, meanwhile and byte by byte.
     must("curl", &["-sSf", "-o", bed.path("read").to_str().unwrap(), &bed.http(&blob_path(&root))]);
     assert!(std::fs::read(bed.path("read")).unwrap() == bed.root);
-    let used = memory(bed.process()).saturating_sub(before);
+    let used = memory(bed.pid()).saturating_sub(before);
     assert!(used < 48 << 20, "{} KiB for 500 clients", used >> 10);
     drop((greedy, slow, silent));
     must("curl", &["-sSf", "-o", "/dev/null", &bed.http(&blob_path(&root))]);
@@ -262,6 +262,25 @@ fn no_more_machines_load_at_once_than_the_farm_says() {
     assert!(script(SECOND).contains("\nkernel http://"));
     let storm = bed.report().storm;
     assert_eq!((storm.loading, storm.waiting, storm.most_loading, storm.boots), (1, 0, 1, 2));
+}
+
+/// Only files of the folder itself are served, whoever may write there.
+#[test]
+fn a_blob_that_leads_elsewhere_is_not_served() {
+    let bed = Bed::new();
+    let kernel = bed.config.images[0].kernel.digest;
+    let file = bed.config.blobs.join("sha256").join(kernel.hex());
+    std::fs::rename(&file, bed.path("elsewhere")).unwrap();
+    let status = || must("curl", &["-sS", "-o", "/dev/null", "-w", "%{http_code}", &bed.http(&blob_path(&kernel))]);
+    std::os::unix::fs::symlink(bed.path("elsewhere"), &file).unwrap();
+    assert_eq!(status(), "503");
+    std::fs::remove_file(&file).unwrap();
+    // A pipe that nobody writes into would hold whoever opens it.
+    must("mkfifo", &[file.to_str().unwrap()]);
+    assert_eq!(status(), "503");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::rename(bed.path("elsewhere"), &file).unwrap();
+    assert_eq!(status(), "200");
 }
 
 #[test]
