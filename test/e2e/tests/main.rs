@@ -7,5 +7,8 @@ mod input;
 mod nbd;
 mod power;
 mod refuse;
+mod old_paths;
+mod nfs;
 mod restart;
 mod rootless;
+mod replicas;
