@@ -5,12 +5,14 @@
 //!  BIOS         class, option 43, server, file            the same
 //!  UEFI         class alone                               class, server, file
 //!  UEFI HTTP    class, URL                                -
-//!  iPXE         class, URL                                the same
+//!  iPXE         class, server, URL                        the same
 //!  stoke-init   option 224                                -
 //! ```
 //!
 //! An old BIOS ROM takes the file of the offer if option 43 tells it to look no further. UEFI asks on port 4011 when the
 //! offer has neither option 43 nor a file; with the option, some look for a boot menu that is not there.
+
+use std::net::Ipv4Addr;
 
 use stoke_boot::policy::{Asker, Platform};
 use stoke_dhcp::BootOptions;
@@ -25,8 +27,8 @@ pub(crate) enum Port {
     Boot,
 }
 
-/// The options of an ordinary server as a proxy gives them.
-pub(crate) fn options(mut boot: BootOptions, asker: Asker, port: Port) -> BootOptions {
+/// The options of an ordinary server as a proxy gives them. `farm` is the server that the client is sent to.
+pub(crate) fn options(mut boot: BootOptions, asker: Asker, port: Port, farm: Ipv4Addr) -> BootOptions {
     // That one says that no proxy is to be waited for.
     boot.options.retain(|(code, _)| *code != option::ETHERBOOT);
     if asker == Asker::Init {
@@ -38,6 +40,9 @@ pub(crate) fn options(mut boot: BootOptions, asker: Asker, port: Port) -> BootOp
     }
     match (asker, port) {
         (Asker::Pxe(Platform::Bios), _) => boot,
+        // It ignores a proxy that names no next server, whatever the file is (`dhcp_has_pxeopts` in `src/net/udp/dhcp.c`
+        // of iPXE).
+        (Asker::Ipxe { .. }, _) => BootOptions { next_server: boot.next_server.or(Some(farm)), ..boot },
         (Asker::Pxe(_), Port::Dhcp) => {
             boot.options.retain(|(code, _)| *code == option::VENDOR_CLASS);
             BootOptions { options: boot.options, ..BootOptions::default() }
@@ -53,11 +58,11 @@ pub(crate) fn options(mut boot: BootOptions, asker: Asker, port: Port) -> BootOp
 mod tests {
     use super::*;
     use crate::plan::boot_options;
-    use std::net::Ipv4Addr;
     use stoke_boot::policy::Answer;
 
     fn codes(answer: Answer, asker: Asker, port: Port) -> (Vec<u8>, bool) {
-        let told = options(boot_options(answer), asker, port);
+        let told = options(boot_options(answer), asker, port, Ipv4Addr::LOCALHOST);
+        assert_eq!(told.next_server.is_some(), told.file.is_some(), "{asker}");
         let mut codes = told.options.iter().map(|(code, _)| *code).collect::<Vec<_>>();
         codes.sort_unstable();
         (codes, told.file.is_some())

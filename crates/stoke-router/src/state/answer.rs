@@ -94,7 +94,7 @@ impl State {
             return Err(format!("{program} was loaded {CHAINS} times and did not help"));
         }
         if self.config.dhcp == DhcpMode::Proxy {
-            options = proxy::options(options, asker, port);
+            options = proxy::options(options, asker, port, farm.address_for(request.mac));
         }
         Ok(Boot { options, program })
     }

@@ -61,6 +61,7 @@ fn a_proxy_tells_each_firmware_what_it_boots_and_the_foreign_server_gives_the_ad
     assert_eq!(http.text(option::BOOT_FILE).as_deref(), Some("http://10.77.0.1/v1/blob/sha256/ab.efi"));
     let ipxe = discover(CLIENT, 4).firmware(PXE, 0).with(option::USER_CLASS, b"iPXE");
     let ipxe = offered(&ipxe.with(option::ETHERBOOT, &[0x13, 1, 1, 0x18, 1, 1]));
+    assert_eq!(ipxe.next_server, GATEWAY, "iPXE ignores a proxy without");
     assert!(ipxe.file.starts_with("http://10.77.0.1/") && ipxe.options.get(option::ETHERBOOT).is_none(), "{ipxe:?}");
     let init = offered(&discover(CLIENT, 5).with(option::VENDOR_CLASS, b"stokehold-init"));
     assert_eq!(init.text(224).as_deref(), Some("https://10.77.0.1:8443"));
