@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,6 +39,8 @@ use crate::wire::Wire;
 const IDLE: Duration = Duration::from_secs(75);
 /// How long a request may take to arrive once it began.
 const ARRIVAL: Duration = Duration::from_secs(30);
+/// How long a file stays open for the next request of the same connection.
+const OPEN: Duration = Duration::from_secs(1);
 /// Longest content of unknown length that is put together so that its length can be said.
 const COLLECTED: usize = 16 << 20;
 
@@ -50,7 +53,7 @@ pub(crate) struct Site {
 
 /// Holds it until either side ends it.
 pub(crate) async fn hold(wire: Wire, site: &Site, crowd: &Crowd, peer: SocketAddr) {
-    let mut conversation = Conversation { wire, site, peer, input: Vec::new() };
+    let mut conversation = Conversation { wire, site, peer, input: Vec::new(), last: None };
     match conversation.run(crowd).await {
         Ok(()) => conversation.wire.finish().await,
         Err(error) => tracing::debug!(%peer, %error, "HTTP connection ended"),
@@ -63,6 +66,23 @@ struct Conversation<'a> {
     peer: SocketAddr,
     /// What was received and not understood yet: a part of a head, requests that came together.
     input: Vec<u8>,
+    /// The file that was asked for last: clients ask for many parts of one.
+    last: Option<Opened>,
+}
+
+/// A file that is open.
+struct Opened {
+    digest: Digest,
+    file: Arc<File>,
+    since: Instant,
+}
+
+impl Opened {
+    /// Whether it is still what its path names, as far as we care: the file may have been replaced meanwhile.
+    fn is(&self, digest: Digest, size: u64) -> bool {
+        let same = self.digest == digest && self.since.elapsed() < OPEN;
+        same && self.file.metadata().is_ok_and(|found| found.len() == size)
+    }
 }
 
 /// What comes next.
@@ -170,9 +190,8 @@ impl Conversation<'_> {
             let text = "no image of this farm has this blob\n";
             return self.respond((StatusCode::NOT_FOUND, text).into_response(), ending).await;
         };
-        let opened = tokio::task::spawn_blocking(move || open_sized(&path, size)).await;
-        let file = match opened.map_err(std::io::Error::other).flatten() {
-            Ok(file) => Arc::new(file),
+        let file = match self.open(digest, path, size).await {
+            Ok(file) => file,
             Err(error) => {
                 tracing::error!(%digest, %error, "HTTP: cannot serve a blob");
                 let retry = [(header::RETRY_AFTER, "5")];
@@ -190,6 +209,16 @@ impl Conversation<'_> {
             farm.fetches(&farm.serving(), self.peer, &digest);
         }
         self.send_part(digest, &file, part).await
+    }
+
+    async fn open(&mut self, digest: Digest, path: PathBuf, size: u64) -> std::io::Result<Arc<File>> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.is(digest, size)) {
+            return Ok(last.file.clone());
+        }
+        let opened = tokio::task::spawn_blocking(move || open_sized(&path, size)).await;
+        let file = Arc::new(opened.map_err(std::io::Error::other).flatten()?);
+        self.last = Some(Opened { digest, file: file.clone(), since: Instant::now() });
+        Ok(file)
     }
 
     async fn send_part(&mut self, digest: Digest, file: &Arc<File>, part: Range<u64>) -> std::io::Result<()> {
