@@ -20,6 +20,7 @@ pub mod names;
 pub mod nbd;
 pub mod node;
 pub mod pieces;
+pub mod secureboot;
 pub mod tftp;
 
 /// Something that reads bytes of strangers.
@@ -37,6 +38,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    target("authenticode", secureboot::authenticode),
     target("cmdline", boot::cmdline),
     target("cpio", images::cpio),
     target("dhcp4", dhcp::conversation),
@@ -54,5 +56,6 @@ pub const TARGETS: &[Target] = &[
     target("policy", boot::policy),
     target("tftp_packet", tftp::packet),
     target("tftp_transfer", tftp::transfer),
+    target("uefi_variables", secureboot::variables),
     target("uki", images::uki),
 ];
