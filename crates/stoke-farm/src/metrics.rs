@@ -84,8 +84,13 @@ fn seconds() -> Histogram {
 }
 
 fn boot_metrics(registry: &mut Registry) -> (Gauge, Family<Label, Histogram>, Histogram, Family<Label, Counter>) {
-    let (sending, boots, failures) = (Gauge::default(), seconds(), Family::default());
+    let (sending, boots, failures) = (Gauge::default(), seconds(), Family::<Label, Counter>::default());
     let phases = Family::<Label, Histogram>::new_with_constructor(seconds);
+    // What has not happened yet is 0 from the beginning, so that its first time is seen as a change.
+    for phase in [Phase::Init, Phase::Network, Phase::Manifest, Phase::Root, Phase::Switched, Phase::Ready] {
+        drop(phases.get_or_create(&[("phase", phase.to_string())]));
+        drop(failures.get_or_create(&[("after", phase.to_string())]));
+    }
     registry.register("http_in_flight", "Blobs that are being sent over HTTP now", sending.clone());
     let help = "Time from one phase of a node's boot to the next, by the phase that was reached";
     registry.register_with_unit("boot_phase", help, Unit::Seconds, phases.clone());

@@ -2,7 +2,9 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use stoke_api::report::RouterReport;
 
 /// Labels of one value.
 pub(crate) type Label = [(&'static str, String); 1];
@@ -32,6 +34,11 @@ pub(crate) struct Metrics {
     pub(crate) questions: Family<Label, Counter>,
     /// Router solicitations answered.
     pub(crate) solicitations: Counter,
+    leases: Gauge,
+    addresses: Gauge,
+    strangers: Gauge,
+    conflicts: Gauge,
+    rogue_servers: Gauge,
 }
 
 impl Metrics {
@@ -49,7 +56,24 @@ impl Metrics {
         registry.register("lease_batches", "Batches of lease records, each synced once", self.batches.clone());
         registry.register("dns_questions", "DNS questions by how they were answered", self.questions.clone());
         registry.register("router_solicitations", "IPv6 router solicitations answered", self.solicitations.clone());
+        registry.register("leases", "Leases that have not expired", self.leases.clone());
+        registry.register("addresses", "Addresses that can be given out", self.addresses.clone());
+        let help = "Machines that asked for a boot and that no object names, as far as they are remembered";
+        registry.register("strangers", help, self.strangers.clone());
+        let help = "Addresses that somebody uses who did not get them from this router, as far as they are remembered";
+        registry.register("address_conflicts", help, self.conflicts.clone());
+        registry.register("rogue_servers", "DHCP servers of others that were heard", self.rogue_servers.clone());
         registry
+    }
+
+    /// Takes note of what is there, before it is shown.
+    pub(crate) fn observe(&self, report: &RouterReport) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.leases.set(count(report.leases.len()));
+        self.addresses.set(report.capacity.into());
+        self.strangers.set(count(report.strangers.len()));
+        self.conflicts.set(count(report.conflicts.len()));
+        self.rogue_servers.set(count(report.rogue_servers.len()));
     }
 }
 

@@ -249,6 +249,8 @@ impl Role for Router {
     }
 
     fn metrics(&self) -> Option<&Registry> {
+        let report = self.shared.state().report(now_ms() / 1000);
+        self.shared.metrics.observe(&report);
         Some(&self.registry)
     }
 

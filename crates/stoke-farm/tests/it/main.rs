@@ -11,6 +11,8 @@ mod http;
 #[cfg(test)]
 mod loaders;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod nodes;
 #[cfg(test)]
 mod roots;

@@ -12,6 +12,8 @@ mod ipv6;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod modes;
 #[cfg(test)]
 mod names;
