@@ -43,6 +43,8 @@ fn boots(boot: &str, firmware: Firmware, parts: &[&str]) -> anyhow::Result<()> {
     up(&mut farm)?;
     let foreign = Foreign::power_on(farm.world(), MAC, firmware)?;
     console_shows(&foreign, &[parts, &[FIRST_LINE]].concat())?;
+    // GRUB goes back to TFTP after half a minute if it cannot make out an answer by HTTP.
+    ensure!(!foreign.console().contains("timeout reading"), "{}", foreign.console());
     drop(foreign);
     farm.down()
 }
