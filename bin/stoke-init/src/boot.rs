@@ -187,7 +187,7 @@ impl Machine<'_> {
         }
         self.journal.reached(Phase::Manifest, &format!("{} from {}", manifest.name, farm.url()));
         // The one that answered, then those that it names, then those that DHCP named.
-        let known = std::iter::once(farm.url().to_owned()).chain(manifest.farms.iter().cloned()).chain(urls.to_vec());
+        let known = std::iter::once(farm.url()).chain(manifest.farms.iter().cloned()).chain(urls.to_vec());
         let (session, orders) = (manifest.session.clone(), manifest.orders);
         let link = FarmLink { urls: distinct(known), ca_pem, session: session.clone(), orders, hello };
         *self.reporter = Some(Reporter::start(farm, session, self.journal));

@@ -3,9 +3,8 @@
 //! A farm may have several replicas. A session is at one of them; when that one does not answer, the node says hello at the
 //! next, and all later requests go there.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,9 +53,17 @@ pub(crate) enum FarmError {
 /// A farm: its replicas, and the one that this node talks to. Clones talk to the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Farm {
-    urls: Arc<[String]>,
-    current: Arc<AtomicUsize>,
+    replicas: Arc<Mutex<Replicas>>,
     agent: Agent,
+}
+
+#[derive(Debug, Default)]
+struct Replicas {
+    urls: Vec<String>,
+    /// Number of the one that this node talks to.
+    current: usize,
+    /// Since when it has not answered.
+    away: Option<Instant>,
 }
 
 /// The replicas' URLs in a list as DHCP and the kernel's command line have it: between spaces or commas.
@@ -91,30 +98,61 @@ impl Farm {
             .timeout_connect(Some(CONNECT))
             .timeout_global(Some(ANSWER))
             .build();
-        Ok(Self { urls: urls.into(), current: Arc::default(), agent: config.into() })
+        let replicas = Replicas { urls: urls.to_vec(), ..Replicas::default() };
+        Ok(Self { replicas: Arc::new(Mutex::new(replicas)), agent: config.into() })
+    }
+
+    fn replicas(&self) -> MutexGuard<'_, Replicas> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// URL of the replica that this node talks to.
-    pub(crate) fn url(&self) -> &str {
-        self.urls.get(self.current.load(Ordering::Acquire)).map_or("", String::as_str)
+    pub(crate) fn url(&self) -> String {
+        let replicas = self.replicas();
+        replicas.urls.get(replicas.current).cloned().unwrap_or_default()
     }
 
     /// Whether there is another replica to go to.
     pub(crate) fn has_others(&self) -> bool {
-        self.urls.len() > 1
+        self.replicas().urls.len() > 1
+    }
+
+    /// Learns where the replicas are now. The one that this node talks to stays one of them until another answers. Whether
+    /// that is news.
+    pub(crate) fn learn(&self, urls: Vec<String>) -> bool {
+        let current = self.url();
+        let known = distinct(urls.into_iter().chain([current.clone()]));
+        let mut replicas = self.replicas();
+        let news = known.iter().any(|url| !replicas.urls.contains(url));
+        replicas.current = known.iter().position(|url| *url == current).unwrap_or_default();
+        replicas.urls = known;
+        news
+    }
+
+    /// Notes whether the replica answers.
+    pub(crate) fn answers(&self, it_does: bool) {
+        let mut replicas = self.replicas();
+        replicas.away = if it_does { None } else { replicas.away.or_else(|| Some(Instant::now())) };
+    }
+
+    /// How long no replica has answered; none if one does.
+    pub(crate) fn away(&self) -> Option<Duration> {
+        self.replicas().away.map(|since| since.elapsed())
     }
 
     /// Says who we are; the answer is what this boot shall be. Asks one replica after the other, the present one first,
     /// until one answers: that one is the present one from now on.
     pub(crate) fn hello(&self, hello: &Hello) -> Result<Manifest, FarmError> {
-        let (first, count) = (self.current.load(Ordering::Acquire), self.urls.len());
+        let (first, urls) = {
+            let replicas = self.replicas();
+            (replicas.current, replicas.urls.clone())
+        };
         let mut last = None;
-        for number in (0..count).map(|offset| (first + offset) % count) {
-            let Some(url) = self.urls.get(number) else { continue };
+        for url in urls.iter().cycle().skip(first).take(urls.len()) {
             match self.post(url, "/v1/node/hello", hello).and_then(|response| read(url, response)) {
                 Err(error @ FarmError::Unreachable { .. }) => last = Some(error),
                 answer => {
-                    self.current.store(number, Ordering::Release);
+                    self.went_to(url);
                     return answer;
                 }
             }
@@ -122,9 +160,17 @@ impl Farm {
         Err(last.unwrap_or(FarmError::Nowhere))
     }
 
+    fn went_to(&self, url: &str) {
+        let mut replicas = self.replicas();
+        replicas.away = None;
+        if let Some(number) = replicas.urls.iter().position(|known| known == url) {
+            replicas.current = number;
+        }
+    }
+
     /// Tells how far we are.
     pub(crate) fn report(&self, report: &Report) -> Result<(), FarmError> {
-        self.post(self.url(), "/v1/node/report", report).map(drop)
+        self.post(&self.url(), "/v1/node/report", report).map(drop)
     }
 
     /// Waits for orders above the number `seen`.
@@ -133,8 +179,8 @@ impl Farm {
         let request = self.agent.get(format!("{url}/v1/node/orders"));
         let request = request.query("session", session).query("seen", seen.to_string());
         let response = request.config().timeout_global(Some(ORDERS)).build().call();
-        let response = check(response.map_err(|error| unreachable(url, error))?)?;
-        read(url, response)
+        let response = check(response.map_err(|error| unreachable(&url, error))?)?;
+        read(&url, response)
     }
 
     fn post(&self, url: &str, path: &str, body: &impl Serialize) -> Result<Response<Body>, FarmError> {
@@ -177,5 +223,20 @@ mod tests {
         assert_eq!(urls("https://10.0.0.1:8443/ https://10.0.0.2:8443"), expected);
         assert_eq!(urls(" https://10.0.0.1:8443,https://10.0.0.2:8443, https://10.0.0.1:8443"), expected);
         assert_eq!(urls(" "), [""; 0]);
+    }
+
+    #[test]
+    fn a_farm_that_moves_is_found_at_its_new_address_and_the_old_one_is_asked_until_then() {
+        let certified = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+        let farm = Farm::new(&["https://a".to_owned()], certified).unwrap();
+        assert!(!farm.has_others() && !farm.learn(vec!["https://a".into()]));
+        assert!(farm.learn(vec!["https://b".into()]));
+        assert_eq!((farm.url().as_str(), farm.has_others()), ("https://a", true));
+        farm.answers(false);
+        assert!(farm.away().is_some());
+        farm.went_to("https://b");
+        assert_eq!((farm.url().as_str(), farm.away()), ("https://b", None));
+        farm.learn(vec!["https://b".into()]);
+        assert!(!farm.has_others());
     }
 }

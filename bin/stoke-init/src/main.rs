@@ -19,6 +19,7 @@ mod identity;
 mod journal;
 mod kernel_fs;
 mod layers;
+mod lease;
 mod modules;
 mod nbd;
 mod netlink;

@@ -23,9 +23,7 @@ use crate::farm::{Farm, FarmError};
 use crate::handoff::{FarmLink, Handoff, NbdLink};
 use crate::journal::Journal;
 use crate::nbd::{Device, Keeper, Servers, ahead};
-use crate::netlink::Socket as Netlink;
-use crate::network::{self, Step, Talk};
-use crate::{handoff, peer, reporter, verity};
+use crate::{handoff, lease, peer, reporter, verity};
 
 /// How often the system's state is looked at before it is up, and after.
 const LOOK_BEFORE: Duration = Duration::from_millis(100);
@@ -62,10 +60,11 @@ pub(crate) fn run() -> Result<()> {
     if let Some(nbd) = handoff.nbd.clone() {
         keep_connections(nbd, by_nbd.clone(), &journal);
     }
-    keep_lease(&handoff, &journal);
-    if let Some(farm) = &handoff.farm {
+    let farm = handoff.farm.as_ref().map(|link| Farm::new(&link.urls, &link.ca_pem)).transpose()?;
+    lease::keep(&handoff, farm.clone(), &journal);
+    if let (Some(link), Some(farm)) = (&handoff.farm, farm) {
         let serves = handoff.gift.as_ref().map(|gift| offer(gift, &handoff, &journal)).unwrap_or_default();
-        Attendance::start(farm.clone(), &handoff, (serves, by_nbd), &journal)?;
+        Attendance::start((farm, link.clone()), &handoff, (serves, by_nbd), &journal);
     }
     watch_system(&handoff, &journal)
 }
@@ -92,46 +91,6 @@ fn offer(gift: &handoff::Gift, handoff: &Handoff, journal: &Journal) -> String {
         Err(error) => {
             journal.say(&format!("cannot give its root to other nodes: {error:#}"));
             String::new()
-        }
-    }
-}
-
-fn keep_lease(handoff: &Handoff, journal: &Arc<Journal>) {
-    let (handoff, journal) = (handoff.clone(), Arc::clone(journal));
-    std::thread::spawn(move || {
-        loop {
-            if let Err(error) = renew(&handoff, &journal) {
-                journal.say(&format!("the lease of {}: {error:#}", handoff.address()));
-            }
-            std::thread::sleep(PAUSE);
-        }
-    });
-}
-
-/// Renews the lease for as long as that works. An address whose lease is over stays until there is another: losing it
-/// would lose the root.
-fn renew(handoff: &Handoff, journal: &Journal) -> Result<()> {
-    let age = Duration::from_millis(handoff.lease_age_ms);
-    let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-    let mut current = handoff.lease.clone();
-    let mut talk = Talk::keep(handoff.interface.clone(), handoff.uuid, current.clone(), since)?;
-    let mut netlink = Netlink::route()?;
-    loop {
-        match talk.advance() {
-            Ok(Step::Wait(until)) => talk.wait(until),
-            Ok(Step::Lost) => journal.say(&format!("the lease of {} is over", current.address)),
-            Ok(Step::Bound(lease)) => {
-                network::configure(&mut netlink, &handoff.interface, &lease)?;
-                if lease.address != current.address {
-                    journal.say(&format!("the address is now {}", lease.address));
-                    network::remove(&mut netlink, &handoff.interface, &current)?;
-                }
-                current = *lease;
-            }
-            Err(error) => {
-                journal.say(&format!("{}: {error:#}", handoff.interface.name));
-                std::thread::sleep(PAUSE);
-            }
         }
     }
 }
@@ -192,13 +151,13 @@ struct Attendance {
 
 impl Attendance {
     fn start(
-        link: FarmLink,
+        (farm, link): (Farm, FarmLink),
         handoff: &Handoff,
         (serves, by_nbd): (String, Servers),
         journal: &Arc<Journal>,
-    ) -> Result<()> {
+    ) {
         let attendance = Arc::new(Self {
-            farm: Farm::new(&link.urls, &link.ca_pem)?,
+            farm,
             session: Mutex::new(link.session.clone()),
             seen: AtomicU64::new(link.orders),
             serves,
@@ -211,7 +170,6 @@ impl Attendance {
         let (reports, events) = (Arc::clone(&attendance), journal.listen());
         std::thread::spawn(move || reports.report(&events));
         std::thread::spawn(move || attendance.follow());
-        Ok(())
     }
 
     fn session(&self) -> String {
@@ -253,6 +211,7 @@ impl Attendance {
             let session = self.session();
             match self.farm.orders(&session, self.seen.load(Ordering::Acquire)) {
                 Ok(orders) => {
+                    self.farm.answers(true);
                     unanswered = 0;
                     self.seen.store(orders.number, Ordering::Release);
                     if orders.reboot && !reboots {
@@ -263,6 +222,7 @@ impl Attendance {
                 Err(FarmError::SessionOver | FarmError::Unknown(_)) => self.tell_anew(&session),
                 Err(FarmError::Wait { after, .. }) => std::thread::sleep(after),
                 Err(_) if self.farm.has_others() => {
+                    self.farm.answers(false);
                     std::thread::sleep(SHORT_PAUSE);
                     unanswered += 1;
                     if unanswered >= UNANSWERED {
@@ -271,7 +231,10 @@ impl Attendance {
                         unanswered = 0;
                     }
                 }
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => {
+                    self.farm.answers(false);
+                    std::thread::sleep(PAUSE);
+                }
             }
         }
     }
@@ -295,6 +258,7 @@ impl Attendance {
             Ok(manifest) => {
                 self.journal.say(&format!("a new session at {}", self.farm.url()));
                 self.by_nbd.replace(manifest.nbd);
+                self.farm.learn(manifest.farms);
                 *session = manifest.session;
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{BOOT_LIMIT, installation, machine};
+use e2e::{BOOT_LIMIT, installation, machine, object};
 use serde_json::Value;
 use testbed::{Installation, User, wait_for};
 
@@ -58,7 +58,7 @@ fn one_of_two_replicas_is_lost_while_a_node_runs_and_another_boots() -> Result<(
 fn lives_on(farm: &Installation, session: &Value) -> Result<()> {
     farm.write("two.yaml", &machine("node-2", "bios", "10.10.0.22"))?;
     let moved = wait_for("a session at the other replica", BOOT_LIMIT, || {
-        let node = farm.object("machine", "node-1")?;
+        let Ok(node) = farm.object("machine", "node-1") else { return Ok(None) };
         let ready = node.pointer("/status/node/ready") == Some(&true.into());
         Ok((ready && node.pointer("/status/node/bootStarted") != Some(session)).then_some(()))
     });
@@ -73,4 +73,42 @@ fn lives_on(farm: &Installation, session: &Value) -> Result<()> {
     let console = farm.console("node-1");
     ensure!(console.matches("boots image").count() == 1, "node-1 booted again:\n{console}");
     Ok(())
+}
+
+#[test]
+fn a_farm_moves_to_another_address_under_a_running_node() -> Result<()> {
+    let farm_at = |address: &str| {
+        object("Farm", "lab", &format!("  lan: lab\n  image: node\n  addresses: [{address}]\n  boot: {{root: Nbd}}\n"))
+    };
+    let mut farm = installation(User::Root, "", "")?;
+    farm.write("farm.yaml", &farm_at("10.10.0.2"))?;
+    farm.write("one.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
+    farm.up()?;
+    farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT)?;
+    let session = session_of(&farm, "node-1")?;
+    farm.write("farm.yaml", &farm_at("10.10.0.3"))?;
+    wait_for("a session at the new address", BOOT_LIMIT, || {
+        let Ok(node) = farm.object("machine", "node-1") else { return Ok(None) };
+        let ready = node.pointer("/status/node/ready") == Some(&true.into());
+        Ok((ready && node.pointer("/status/node/bootStarted") != Some(&session)).then_some(()))
+    })?;
+    let read = "dd if=/dev/nbd0 of=/dev/null bs=1M count=8 iflag=direct 2>&1";
+    let text = wait_for("a read of the root", BOOT_LIMIT, || Ok(farm.check(&["ssh", "node-1", "--", read]).ok()))?;
+    ensure!(text.contains("8+0 records in"), "{text}");
+    ensure!(farm.console("node-1").matches("boots image").count() == 1, "node-1 booted again");
+    farm.down()
+}
+
+#[test]
+fn a_node_gets_its_root_from_one_that_has_it() -> Result<()> {
+    let mut farm = installation(User::Root, "", "  boot: {root: Ram, peers: true}\n")?;
+    farm.write("one.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
+    farm.up()?;
+    farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT)?;
+    farm.write("two.yaml", &machine("node-2", "bios", "10.10.0.22"))?;
+    let node = farm.wait_condition("machine", "node-2", "Ready", BOOT_LIMIT)?;
+    ensure!(node.pointer("/status/node/root") == Some(&"ram".into()), "{node}");
+    let console = farm.console("node-2");
+    ensure!(console.contains("MiB from http://10.10.0.21:"), "{console}");
+    farm.down()
 }
