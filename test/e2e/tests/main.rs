@@ -6,6 +6,7 @@ mod foreign;
 mod input;
 mod nbd;
 mod power;
+mod proxy;
 mod refuse;
 mod old_paths;
 mod nfs;
