@@ -1,9 +1,13 @@
 //! What people can type: every command and flag, with its help. Completions come from here too.
 
+mod farm;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stoke_api::{Kind, ObjectName};
+
+pub(crate) use farm::{Farm, FarmStatus, FarmStorm, FarmTrace, Keys, Report};
 
 /// Machines from one image: booted over the network, on one Linux host.
 ///
@@ -215,127 +219,11 @@ pub(crate) struct Explain {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Farm {
-    /// Show replicas, image, nodes, traffic, and machines that no object names
-    Status(FarmStatus),
-    /// Show how a machine booted last, step by step
-    ///
-    /// Puts together what the router and the farm remember of the machine: a picture of the boot's stages, and each step below. They remember some hundred steps of each of a thousand machines, since they were started.
-    Trace(FarmTrace),
-    /// Show how many nodes boot at once, how fast, and which ones hang behind
-    Storm(FarmStorm),
-    /// Keys of a farm for UEFI Secure Boot
-    ///
-    /// A farm with keys signs the kernels that it hands out. Its virtual machines with `secureBoot: true` trust them at their next start; real servers get them by their firmware's set-up: see `export`.
-    #[command(subcommand)]
-    Keys(Keys),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FarmStatus {
-    /// The farm; all if absent
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Option<ObjectName>,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
-    /// Form of the output
-    #[arg(short, long, default_value = "text")]
-    pub(crate) output: Report,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FarmTrace {
-    /// A MAC address, `machine/NAME` or `server/NAME`
-    #[arg(value_name = "MAC|KIND/NAME")]
-    pub(crate) machine: String,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
-    /// Every boot that is remembered, not only the last one
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// Draw with ASCII only
-    #[arg(long)]
-    pub(crate) ascii: bool,
-    /// Form of the output
-    #[arg(short, long, default_value = "text")]
-    pub(crate) output: Report,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FarmStorm {
-    /// The farm; all if absent
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Option<ObjectName>,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
-    /// Go on, once a second
-    #[arg(short, long)]
-    pub(crate) watch: bool,
-    /// Form of the output
-    #[arg(short, long, default_value = "text")]
-    pub(crate) output: Report,
-}
-
-/// How a report is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Report {
-    /// For people
-    Text,
-    /// JSON
-    Json,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// Build the images that a file describes
     Build(Files),
     /// List the images of this installation
     List,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Keys {
-    /// Make a platform key, a key exchange key and a signing key
-    Create(OneFarm),
-    /// Show the keys' fingerprints
-    Show(OneFarm),
-    /// Write the files by which a real server's firmware takes the keys; none of them is secret
-    Export {
-        #[command(flatten)]
-        farm: OneFarm,
-        /// Folder to write to
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
-    },
-    /// Put the keys into the firmware variables of a virtual machine that is off and not of this installation
-    Enroll {
-        #[command(flatten)]
-        farm: OneFarm,
-        /// Its variables: a copy of OVMF_VARS.fd
-        #[arg(long, value_name = "FILE")]
-        variables: PathBuf,
-    },
-}
-
-/// A farm.
-#[derive(Debug, Args)]
-pub(crate) struct OneFarm {
-    /// The farm
-    #[arg(value_name = "NAME")]
-    pub(crate) name: ObjectName,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
-}
-
-impl OneFarm {
-    /// What was meant.
-    pub(crate) fn reference(&self) -> stoke_api::ObjectRef {
-        stoke_api::ObjectRef { kind: Kind::Farm, namespace: Some(self.namespace.clone()), name: self.name.clone() }
-    }
 }
 
 #[derive(Debug, Args)]
