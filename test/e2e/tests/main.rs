@@ -13,3 +13,4 @@ mod nfs;
 mod restart;
 mod rootless;
 mod replicas;
+mod watching;
