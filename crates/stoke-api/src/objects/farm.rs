@@ -152,7 +152,7 @@ pub enum RootMode {
     Nbd,
     /// Memory; copied at boot.
     Ram,
-    /// An NFS server of the user's: [`BootSpec::nfs`].
+    /// An NFS server of the user's: `spec.boot.nfs`.
     Nfs,
     /// ATA over Ethernet. Refused: it has neither authentication nor retransmission that works on a busy network, and
     /// its Linux target is no longer kept.
