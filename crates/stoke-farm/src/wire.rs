@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSliceMut, ReadWriteFlags};
 use rustix::net::SendFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
@@ -174,8 +175,7 @@ async fn kernel_sends(stream: &TcpStream, file: &File, offset: u64, length: u64,
     done
 }
 
-/// Calls `send` with what is done already, whenever the socket takes more, until `length` bytes are done. A socket that took
-/// less than it was given is full: it is not asked again before the kernel says that there is room.
+/// Calls `send` with what is done already, whenever the socket takes more, until `length` bytes are done.
 async fn whole(
     stream: &TcpStream,
     length: usize,
@@ -194,13 +194,20 @@ async fn whole(
             }
             done += count;
             taken.fetch_add(count as u64, Ordering::Relaxed);
-            if done < length {
+            if done < length && !has_room(stream)? {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }
         Ok(())
     };
     paced(taken, stream.async_io(Interest::WRITABLE, fill)).await
+}
+
+/// Whether the socket takes more at once. One that took less than it was given need not be full: a signal ends sendfile early,
+/// too, and then the kernel would have nothing to tell us of. Asking makes it tell when there is room again (Linux' `tcp_poll`).
+fn has_room(stream: &TcpStream) -> io::Result<bool> {
+    let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+    Ok(rustix::event::poll(&mut asked, Some(&Timespec::default()))? > 0)
 }
 
 /// Sees to it that a part is in the page cache: what is not there is read by a thread that may wait.

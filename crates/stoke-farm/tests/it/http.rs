@@ -238,6 +238,30 @@ fn everybody_gets_a_turn() {
     assert!(served.iter().all(|times| *times > 0), "{served:?}");
 }
 
+/// Signals end system calls early, and the kernel has nothing more to tell of a socket that is not full.
+#[test]
+fn transfers_survive_a_farm_that_is_stopped_and_continued() {
+    let bed = Bed::new();
+    let path = blob_path(&bed.config.images[0].root.blob);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut reader = BufReader::with_capacity(256 << 10, connect(&bed));
+                    for _ in 0..40 {
+                        reader.get_mut().write_all(get(&path).as_bytes()).unwrap();
+                        assert!(answer(&mut reader, true).1 == bed.root);
+                    }
+                })
+            })
+            .collect();
+        while !clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            must("kill", &["-STOP", &bed.pid().to_string()]);
+            must("kill", &["-CONT", &bed.pid().to_string()]);
+        }
+    });
+}
+
 #[test]
 fn no_more_machines_load_at_once_than_the_farm_says() {
     const SECOND: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 8]);
