@@ -103,7 +103,6 @@ pub fn conversation6(input: &[u8]) {
         let _ = (packet.architectures(), packet.vendor_class(), packet.user_class(), packet.enterprise());
         assert!(packet.host_name().is_none_or(|name| !name.contains(char::is_control)));
         let answer = server.handle(&packet, &client, Some(&boot), now);
-        assert!(answer.addresses.iter().all(|address| prefix.contains(address)), "an address of elsewhere");
         assert!(answer.reply.is_none() || answer.kind.is_some());
     }
     assert!(server.bindings(now).all(|binding| prefix.contains(&binding.address)));
