@@ -1,5 +1,6 @@
 //! The main job with real guests, under emulation, in network namespaces. One file for each promise.
 
+mod arm64;
 mod boot;
 mod firmware;
 mod foreign;
