@@ -13,8 +13,8 @@ use crate::image::Image;
 
 /// How long a thread stays with a client that may ask for more any moment: as long as threads are plenty, and else.
 const LINGER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(5)];
-/// How long a thread waits for a client that does not take its answers.
-const PUSH: Duration = Duration::from_millis(50);
+/// How long a thread waits for a client that does not take its answers, likewise.
+const PUSH: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(5)];
 /// A client that answers none of so many probes, so far apart, has lost its power: it never says goodbye.
 const PROBES: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(10), 6);
 /// Bytes that are read from an image at once to be encrypted.
@@ -33,13 +33,12 @@ impl Channel {
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        let [linger, _] = LINGER;
-        stream.set_read_timeout(Some(linger))?;
-        stream.set_write_timeout(Some(PUSH))?;
         let (time, interval, retries) = PROBES;
         let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        Ok(Self { stream, tls: None, linger })
+        let mut channel = Self { stream, tls: None, linger: Duration::ZERO };
+        channel.linger(false)?;
+        Ok(channel)
     }
 
     /// Goes on inside of TLS. The handshake is part of the next receiving.
@@ -48,13 +47,14 @@ impl Channel {
         Ok(())
     }
 
-    /// How long receiving waits, depending on whether threads are scarce.
+    /// How long calls wait, depending on whether threads are scarce.
     pub(crate) fn linger(&mut self, scarce: bool) -> io::Result<()> {
-        let [long, short] = LINGER;
-        let wanted = if scarce { short } else { long };
-        if self.linger != wanted {
-            self.stream.set_read_timeout(Some(wanted))?;
-            self.linger = wanted;
+        let choose = |[long, short]: [Duration; 2]| if scarce { short } else { long };
+        let linger = choose(LINGER);
+        if self.linger != linger {
+            self.stream.set_read_timeout(Some(linger))?;
+            self.stream.set_write_timeout(Some(choose(PUSH)))?;
+            self.linger = linger;
         }
         Ok(())
     }

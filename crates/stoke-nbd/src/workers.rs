@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -92,7 +93,10 @@ impl Shared {
     fn serve(&self) {
         let mut buffers = Buffers::default();
         while let Some(job) = self.next() {
-            job(&mut buffers);
+            // Whose connection it was has lost it; the thread is there for the others.
+            if catch_unwind(AssertUnwindSafe(|| job(&mut buffers))).is_err() {
+                buffers = Buffers::default();
+            }
         }
     }
 
@@ -140,5 +144,27 @@ mod tests {
         done.sort_unstable();
         assert_eq!(done, (0..gate).collect::<Vec<_>>());
         assert_eq!(workers.0.lock().threads, THREADS);
+    }
+
+    #[test]
+    fn a_job_that_panics_costs_no_thread() {
+        let (workers, (sender, receiver)) = (Workers::default(), mpsc::channel::<()>());
+        for _ in 0..2 * THREADS {
+            let sender = sender.clone();
+            workers.run(move |_| {
+                // Dropped by the panic, and not before.
+                let _sender = sender;
+                panic!("on purpose");
+            });
+        }
+        drop(sender);
+        assert!(
+            receiver
+                .recv_timeout(Duration::from_mins(1))
+                .is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
+        );
+        let (sender, receiver) = mpsc::channel();
+        workers.run(move |_| sender.send(()).unwrap());
+        receiver.recv_timeout(Duration::from_mins(1)).unwrap();
     }
 }

@@ -89,3 +89,24 @@ fn reads_of_every_length_at_once_are_answered_in_order() {
     let beyond = client::read(&mut stream, SIZE - 1, &mut [0; 2]).unwrap_err();
     assert!(matches!(beyond, client::ReadError::Refused(wire::EINVAL)), "{beyond}");
 }
+
+#[test]
+fn far_more_busy_clients_than_threads_all_get_what_they_asked_for() {
+    let (bed, image) = (Bed::new(), image());
+    let client = |number: u64| {
+        let mut stream = bed.attach();
+        let mut block = vec![0; 20_000];
+        for turn in 0..20 {
+            let offset = (number * 40_503 + turn * 7919) % (SIZE - 20_000);
+            client::read(&mut stream, offset, &mut block).unwrap();
+            let at = usize::try_from(offset).unwrap();
+            assert!(block == image[at..at + block.len()], "20000 bytes at {offset} are others");
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..200 {
+            let client = &client;
+            scope.spawn(move || client(number));
+        }
+    });
+}
