@@ -116,6 +116,7 @@ impl<'a> Schema<'a> {
             "ipv4" => "IPv4 address",
             "ip" => "IP address",
             "cidr" => "IPv4 network",
+            "cidr6" => "IPv6 network",
             _ => self.type_name(),
         }
     }

@@ -38,6 +38,15 @@ fn object(kind: &str, rest: &str) -> String {
 }
 
 #[test]
+fn a_prefix_of_ipv6_is_one() {
+    let lan =
+        |prefix: &str| GOOD.replace("spec:\n  subnets", &format!("spec:\n  ipv6: {{prefix: \"{prefix}\"}}\n  subnets"));
+    load_text(Path::new("lab.yaml"), &lan("fd00:10::/64")).expect("nothing is wrong");
+    let found = findings(&lan("10.10.0.0/24"));
+    assert!(found.contains("\"10.10.0.0/24\" is not an IPv6 network such as fd00:10::/64"), "{found}");
+}
+
+#[test]
 fn objects_and_the_places_of_their_fields() {
     let loaded = load_text(Path::new("lab.yaml"), GOOD).unwrap();
     let names: Vec<_> = loaded.objects.iter().map(|(object, _)| object.reference().to_string()).collect();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
 use super::finding::{Position, Positions, field_of, suggest};
@@ -228,6 +228,7 @@ fn text_form(schema: Schema<'_>, text: &str) -> Option<String> {
         ("Pool", _) => message::<Pool>(text),
         (_, "ipv4") => wanted(text.parse::<Ipv4Addr>().is_err(), "an IPv4 address such as 10.10.0.20"),
         (_, "ip") => wanted(text.parse::<IpAddr>().is_err(), "an IP address such as 10.10.0.20"),
+        (_, "cidr6") => wanted(text.parse::<Ipv6Net>().is_err(), "an IPv6 network such as fd00:10::/64"),
         (_, "cidr") => wanted(text.parse::<Ipv4Net>().is_err(), "an IPv4 network such as 10.10.0.0/24"),
         _ => None,
     }

@@ -49,7 +49,7 @@ fn mtu_1500() -> u16 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ipv6Spec {
     /// The prefix, 64 bits long, for example `fd00:10::/64`. Its first address is the router's own.
-    #[schemars(with = "String", extend("format" = "cidr"))]
+    #[schemars(with = "String", extend("format" = "cidr6"))]
     pub prefix: Ipv6Net,
 }
 
