@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
@@ -15,6 +16,9 @@ use stoke_dhcp::{Record, Reply, journal};
 const QUEUE: usize = 1024;
 /// Most requests in one batch: all that wait.
 const BATCH: usize = QUEUE;
+/// Syncs begin no sooner one after the other. Each costs processor time whatever it writes, so leases that come in quick
+/// succession share them; one that comes alone does not wait.
+const APART: Duration = Duration::from_millis(1);
 /// A journal is written anew when it is longer than its table by this many records, and by the table's own length: so
 /// that each record is written twice on average, however long the table is.
 const SLACK: usize = 4096;
@@ -159,7 +163,12 @@ impl Writer {
 }
 
 fn write_all(mut journal: Journal, receiver: &Receiver<Commit>, mut surroundings: impl Surroundings) {
+    let mut synced: Option<Instant> = None;
     while let Ok(first) = receiver.recv() {
+        if let Some(early) = synced.and_then(|synced| APART.checked_sub(synced.elapsed())) {
+            std::thread::sleep(early);
+        }
+        synced = Some(Instant::now());
         let batch = std::iter::once(first).chain(receiver.try_iter().take(BATCH - 1)).collect::<Vec<_>>();
         let records = batch.iter().flat_map(|commit| commit.records.iter().cloned()).collect::<Vec<_>>();
         match journal.append(&records) {
