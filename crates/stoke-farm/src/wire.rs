@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 /// Bytes that a connection sends before others get their turn.
-const TURN: u64 = 1 << 20;
+const TURN: u64 = 2 << 20;
 /// Bytes that are read and encrypted at once.
 const PIECE: u64 = 64 << 10;
 /// Bytes that are read at once from a client.

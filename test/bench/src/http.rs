@@ -69,9 +69,9 @@ fn bytes(kibibytes: u32) -> u64 {
 const CURLS: u32 = 8;
 const LOADS: [Load; 5] = [
     Load::Curl,
-    Load::Many { connections: 16, requests: 1, blob: 0 },
-    Load::Many { connections: 256, requests: 2, blob: 1 },
-    Load::Many { connections: 16, requests: 1000, blob: 2 },
+    Load::Many { connections: 16, requests: 4, blob: 0 },
+    Load::Many { connections: 256, requests: 6, blob: 1 },
+    Load::Many { connections: 16, requests: 4000, blob: 2 },
     Load::CurlTls,
 ];
 
