@@ -87,7 +87,7 @@ fn tftp_clients_that_never_acknowledge() {
     let farm = SocketAddr::from((bed.config.address, bed.config.tftp_port));
     let crowd: Vec<_> = (0..CROWD).map(|_| UdpSocket::bind((bed.config.address, 0)).unwrap()).collect();
     for socket in &crowd {
-        socket.send_to(b"\0\x01undionly.kpxe\0octet\0blksize\01468\0windowsize\064\0", farm).unwrap();
+        socket.send_to(b"\0\x01undionly.kpxe\0octet\0blksize\x001468\0windowsize\x0064\0", farm).unwrap();
     }
     let last = crowd.last().unwrap();
     last.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -115,7 +115,7 @@ fn requests_that_are_too_long_are_refused() {
     let before = peak(&bed);
     for _ in 0..20 {
         let mut stream = connect(&bed, bed.config.http_port);
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: farm\r\nX-Long: ");
         // It is closed long before all of this.
         let _ = stream.write_all(&vec![b'x'; 4 << 20]);
