@@ -79,8 +79,13 @@ impl<'a> Client<'a> {
             found = self.events().into_iter().find(|event| bound.contains(&event["event"].as_str()));
             found.is_some()
         });
+        let found = found.unwrap();
+        let line = format!("fixed-address {};", found["new_ip_address"]);
+        wait_for("dhclient to remember its lease", || {
+            std::fs::read_to_string(&leases).is_ok_and(|text| text.contains(&line))
+        });
         drop(running);
-        found.unwrap()
+        found
     }
 }
 
