@@ -71,15 +71,14 @@ pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: 
     Decision::Boot { name, image }
 }
 
-/// The script of iPXE.
-pub(crate) fn script(farm: &Farm, mac: MacAddr, uuid: Option<&str>) -> String {
+/// The script of iPXE. `base` is the farm's HTTP server as the machine reaches it.
+pub(crate) fn script(farm: &Farm, base: &str, mac: MacAddr, uuid: Option<&str>) -> String {
     let serving = farm.serving();
-    let base = serving.base_url();
     let decision = decide(farm, &serving, mac, uuid);
     farm.trace.machine(mac, Noted::now("http", "boot script", decision.to_string()));
     match decision {
-        Decision::Boot { name, image } => render::boot(&base, &name, image, mac),
-        Decision::Wait { seconds, reason } => render::wait(&base, mac, seconds, &reason),
+        Decision::Boot { name, image } => render::boot(base, &name, image, mac),
+        Decision::Wait { seconds, reason } => render::wait(base, mac, seconds, &reason),
         Decision::Refuse(reason) => render::refuse(mac, reason),
     }
 }

@@ -1,9 +1,10 @@
 //! HTTP for firmware and iPXE: boot scripts and boot programs. Blobs are answered by `conversation`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -14,6 +15,7 @@ use stoke_boot::{loaders, render};
 
 use crate::blob::media_type;
 use crate::boot_files;
+use crate::config::Serving;
 use crate::run::Farm;
 
 /// The routes of those who boot.
@@ -33,14 +35,26 @@ struct Asker {
     uuid: Option<String>,
 }
 
-async fn script(State(farm): State<Arc<Farm>>, Query(asker): Query<Asker>) -> Response {
+/// Who asks, as `conversation` says.
+type Peer = ConnectInfo<SocketAddr>;
+
+async fn script(State(farm): State<Arc<Farm>>, Query(asker): Query<Asker>, ConnectInfo(peer): Peer) -> Response {
     let Some(mac) = asker.mac.and_then(|mac| mac.parse::<MacAddr>().ok()) else {
         return (StatusCode::BAD_REQUEST, "say which machine: /v1/boot.ipxe?mac=52:54:00:12:34:56\n").into_response();
     };
-    let text = boot_files::script(&farm, mac, asker.uuid.as_deref());
+    let base = base_url(&farm.serving(), peer);
+    let text = boot_files::script(&farm, &base, mac, asker.uuid.as_deref());
     farm.metrics.scripts.inc();
     let headers = [(header::CONTENT_TYPE, "text/plain"), (header::CACHE_CONTROL, "no-store")];
     (headers, text).into_response()
+}
+
+/// The server as the client came to it: one that came over IPv6 may have nothing else.
+fn base_url(serving: &Serving, peer: SocketAddr) -> String {
+    match serving.config.address6.filter(|_| peer.is_ipv6()) {
+        Some(address) => stoke_boot::policy6::base_url(address, serving.config.http_port),
+        None => serving.base_url(),
+    }
 }
 
 async fn program(State(farm): State<Arc<Farm>>, Path(name): Path<String>) -> Response {

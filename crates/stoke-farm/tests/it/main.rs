@@ -9,6 +9,8 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod ipv6;
+#[cfg(test)]
 mod loaders;
 #[cfg(test)]
 mod metrics;
