@@ -10,7 +10,10 @@ use crate::run::{cargo, output};
 const LAYERS: &[(&str, &[&str])] = &[
     ("ground", &["stoke-api", "stoke-daemon", "stoke-sys"]),
     ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd"]),
-    ("engines", &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-secureboot", "stoke-vmm"]),
+    (
+        "engines",
+        &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-secureboot", "stoke-vmm"],
+    ),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
     ("tests", &["e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),

@@ -79,20 +79,20 @@ mod tests {
         recognise(&client).and_then(|asker| answer6(&asker, mac, &farm()))
     }
 
-    fn url(url: &str, http: bool) -> Option<Answer6> {
-        Some(Answer6 { url: url.to_owned(), http })
+    fn url(url: &str, http: bool) -> Answer6 {
+        Answer6 { url: url.to_owned(), http }
     }
 
     #[test]
     fn each_firmware_gets_its_url() {
         let pxe = told("PXEClient:Arch:00007:UNDI:003001", b"", 7, Some(MAC));
-        assert_eq!(pxe, url("tftp://[fd00:10::1]/snponly.efi", false));
+        assert_eq!(pxe, Some(url("tftp://[fd00:10::1]/snponly.efi", false)));
         let http = told("HTTPClient:Arch:00016:UNDI:003001", b"", 16, Some(MAC));
-        assert_eq!(http, url("http://[fd00:10::1]/v1/blob/sha256/ab.efi", true));
+        assert_eq!(http, Some(url("http://[fd00:10::1]/v1/blob/sha256/ab.efi", true)));
         let script = "http://[fd00:10::1]/v1/boot.ipxe?mac=52:54:00:00:00:01";
-        assert_eq!(told("PXEClient:Arch:00007:UNDI:003010", b"iPXE", 7, Some(MAC)), url(script, false));
+        assert_eq!(told("PXEClient:Arch:00007:UNDI:003010", b"iPXE", 7, Some(MAC)), Some(url(script, false)));
         let own = "http://[fd00:10::1]/v1/boot.ipxe?mac=${netX/mac}";
-        assert_eq!(told("PXEClient:Arch:00000:UNDI:002001", b"iPXE", 0, None), url(own, false));
+        assert_eq!(told("PXEClient:Arch:00000:UNDI:002001", b"iPXE", 0, None), Some(url(own, false)));
         assert_eq!(told("HTTPClient:Arch:00019:UNDI:003001", b"", 19, Some(MAC)), None, "no kernel for it");
         assert_eq!(told("stokehold-init", b"", 0, Some(MAC)), None);
         assert_eq!(told("udhcp 1.35.0", b"", 0, Some(MAC)), None);
@@ -103,6 +103,6 @@ mod tests {
         let asker = recognise(&client6(b"HTTPClient", b"", vec![16])).unwrap();
         assert_eq!(answer6(&asker, Some(MAC), &FarmBoot { addresses6: vec![], ..farm() }), None);
         let other = answer6(&asker, Some(MAC), &FarmBoot { http_port: 8080, ..farm() });
-        assert_eq!(other, url("http://[fd00:10::1]:8080/v1/blob/sha256/ab.efi", true));
+        assert_eq!(other, Some(url("http://[fd00:10::1]:8080/v1/blob/sha256/ab.efi", true)));
     }
 }

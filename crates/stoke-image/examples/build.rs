@@ -34,7 +34,7 @@ fn main() -> Result<(), Failure> {
     eprintln!("{:7.2} s  done", begin.elapsed().as_secs_f64());
     let store = Store::open(store)?;
     let ca = farm_initramfs(&store, "-----BEGIN CERTIFICATE-----\n")?;
-    let uki = farm_uki(&store, &image, &ca)?;
+    let uki = farm_uki(&store, &image, &ca, None)?;
     println!("{}", serde_json::to_string_pretty(&image.for_farm(ca, Some(uki)))?);
     Ok(())
 }
