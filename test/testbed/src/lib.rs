@@ -12,6 +12,7 @@
 mod cache;
 mod installation;
 pub mod machine;
+pub mod metrics;
 pub mod peers;
 mod relay;
 mod wait;
