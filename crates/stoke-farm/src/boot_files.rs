@@ -12,7 +12,7 @@ use stoke_boot::render;
 
 use crate::admission::Turn;
 use crate::config::Serving;
-use crate::run::Farm;
+use crate::farm::Farm;
 use crate::trace::Noted;
 
 /// Seconds until a loader asks again for an image that is not there yet.

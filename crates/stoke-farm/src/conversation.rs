@@ -29,9 +29,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::blob::{self, Answer, Blob};
 use crate::crowd::Crowd;
+use crate::farm::Farm;
 use crate::files::open_sized;
 use crate::request::{self, Malformed, Request};
-use crate::run::Farm;
 use crate::trace::Noted;
 use crate::wire::Wire;
 

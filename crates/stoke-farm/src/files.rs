@@ -13,7 +13,7 @@ use stoke_tftp::server::{Asked, Content, Ended, Files, OnDisk};
 
 use crate::boot_files;
 use crate::config::Serving;
-use crate::run::Farm;
+use crate::farm::Farm;
 use crate::trace::Noted;
 
 impl Files for Farm {

@@ -10,8 +10,9 @@ use stoke_api::workload::FarmConfig;
 use stoke_api::{Digest, MacAddr};
 
 use crate::admission::{Admission, Turn};
+use crate::clock::now_ms;
 use crate::config::Serving;
-use crate::run::{Farm, now_ms};
+use crate::farm::Farm;
 
 /// Who may load now.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use stoke_boot::{loaders, render};
 use crate::blob::media_type;
 use crate::boot_files;
 use crate::config::Serving;
-use crate::run::Farm;
+use crate::farm::Farm;
 
 /// The routes of those who boot.
 pub(crate) fn router(farm: Arc<Farm>) -> Router {

@@ -3,7 +3,7 @@
 //! - [`config`]: the configuration as it is looked up: nodes by address, blobs by digest.
 //! - [`sessions`]: what is known of each node, pure: greeting, reports, orders, silence.
 //! - [`plan`]: which sockets to open and close when the configuration changes, pure.
-//! - `run`: the role: sockets, reloads, the report.
+//! - `run`: the role: sockets, reloads, the report. `farm` is what the services share.
 //! - HTTP: `connections` accepts, `conversation` reads requests ([`request`]) and sends blobs (`blob`, `wire`); `http` and
 //!   `node_api` are the routes for everything else.
 //! - [`peers`]: which node copies its root from which other one, pure.
@@ -18,11 +18,13 @@
 pub mod admission;
 mod blob;
 mod boot_files;
+mod clock;
 pub mod config;
 mod connections;
 mod conversation;
 mod crowd;
 mod descriptors;
+mod farm;
 mod files;
 mod gate;
 mod http;

@@ -18,9 +18,10 @@ use stoke_api::node::{Hello, Manifest, Mode, Orders, PROTOCOL, Phase, Report, fi
 use stoke_api::objects::RootMode;
 use stoke_api::workload::{BlobRef, FarmImage, turned};
 
+use crate::clock::now_ms;
 use crate::config::{Identity, Serving};
+use crate::farm::{Farm, RecordError};
 use crate::peers::{Assignment, Candidate};
-use crate::run::{Farm, now_ms};
 use crate::sessions::{Greeting, Node, NodeKey, SessionOver};
 use crate::trace::Noted;
 
@@ -210,17 +211,6 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
         serve_peers: config.peers,
         orders: node.reboots_done,
     }
-}
-
-/// Why something was not recorded.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordError {
-    /// There is nobody to record it of.
-    #[error(transparent)]
-    Over(#[from] SessionOver),
-    /// The disk refuses.
-    #[error("{0:#}")]
-    Journal(anyhow::Error),
 }
 
 impl RecordError {

@@ -17,8 +17,8 @@ use stoke_nbd::server::Handle;
 use stoke_nbd::{Export, Exports};
 
 use crate::config::Serving;
+use crate::farm::Farm;
 use crate::files::open_sized;
-use crate::run::Farm;
 
 /// Block that reads of a root are best aligned to: the page, and the block of its dm-verity tree.
 const BLOCK: u32 = 4096;

@@ -6,34 +6,27 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use stoke_api::objects::TftpMode;
 use stoke_api::report::{FarmReport, Report};
 use stoke_api::workload::FarmConfig;
-use stoke_api::{MacAddr, ObjectRef};
 use stoke_daemon::{Launch, Role};
 use stoke_tftp::Limits;
 use stoke_tftp::server::{Ports, Settings};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::now_ms;
 use crate::config::Serving;
 use crate::connections::{self, Tls};
 use crate::conversation::Site;
-use crate::gate::Gate;
-use crate::journal::{Entry, Journal};
-use crate::metrics::Metrics;
-use crate::node_api::RecordError;
-use crate::peers::Peers;
+use crate::farm::Farm;
 use crate::plan::{self, Endpoints, Service, Step};
-use crate::roots::{Images, Roots};
-use crate::sessions::{Node, SessionOver, Sessions};
-use crate::trace::Trace;
+use crate::roots::Roots;
+use crate::sessions::Sessions;
 use crate::{http, node_api};
 
 /// Pause between two attempts to bind a socket.
@@ -54,97 +47,6 @@ fn open_more_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "not more than {:?} connections at once", limit.current);
-    }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What all services share.
-#[derive(Debug)]
-pub(crate) struct Farm {
-    serving: RwLock<Arc<Serving>>,
-    sessions: Mutex<Sessions>,
-    journal: Journal,
-    peers: Mutex<Peers>,
-    pub(crate) gate: Gate,
-    changes: watch::Sender<()>,
-    pub(crate) metrics: Metrics,
-    pub(crate) images: Images,
-    pub(crate) trace: Trace,
-    /// What keeps a service from being served.
-    failures: Mutex<BTreeMap<Service, String>>,
-}
-
-impl Farm {
-    /// The configuration as it is now.
-    pub(crate) fn serving(&self) -> Arc<Serving> {
-        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells when the configuration has changed.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-
-    pub(crate) fn with_sessions<T>(&self, ask: impl FnOnce(&mut Sessions) -> T) -> T {
-        ask(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Changes a session; when this returns, the change is on disk. Changes are written in the order in which they are made:
-    /// the place in the queue is taken while nobody else can change anything.
-    pub(crate) async fn record(
-        &self,
-        change: impl FnOnce(&mut Sessions) -> Result<Node, SessionOver>,
-    ) -> Result<Node, RecordError> {
-        let place = self.journal.place().await.map_err(RecordError::Journal)?;
-        let (node, written) = self.with_sessions(|sessions| {
-            let node = change(sessions)?;
-            let forgotten = sessions.take_forgotten().into_iter().map(Entry::Forget);
-            let entries = std::iter::once(Entry::Save(Box::new(node.clone()))).chain(forgotten).collect();
-            Ok::<_, SessionOver>((node, place.put(entries)))
-        })?;
-        written.done().await.map_err(RecordError::Journal)?;
-        Ok(node)
-    }
-
-    pub(crate) fn with_peers<T>(&self, ask: impl FnOnce(&mut Peers) -> T) -> T {
-        ask(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Takes note of a machine that fetches its boot script.
-    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
-        self.with_sessions(|sessions| sessions.loading(owner, mac, now_ms()));
-    }
-
-    fn failures(&self) -> MutexGuard<'_, BTreeMap<Service, String>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn failure(&self) -> Option<String> {
-        let mut all: Vec<String> = self.failures().values().cloned().collect();
-        all.extend(self.serving().problems.iter().cloned());
-        (!all.is_empty()).then(|| all.join("; "))
-    }
-
-    /// Goes over to another configuration. Sessions follow their machines to the objects that name them now.
-    async fn go_over(&self, serving: Serving) -> anyhow::Result<()> {
-        let serving = Arc::new(serving);
-        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving.clone();
-        let place = self.journal.place().await?;
-        let owner = |mac| serving.identify(mac, &[], None).and_then(|identity| identity.owner());
-        let written = self.with_sessions(|sessions| {
-            let gone = sessions.reassign(owner, |owner| serving.node(owner).is_some());
-            let gone = gone.into_iter().map(Entry::Forget);
-            let kept = sessions.nodes().filter(|node| !node.session.is_empty());
-            place.put(kept.map(|node| Entry::Save(Box::new(node.clone()))).chain(gone).collect())
-        });
-        written.done().await?;
-        self.changes.send_replace(());
-        Ok(())
     }
 }
 
@@ -197,21 +99,7 @@ impl Role for Running {
 impl Running {
     async fn start(config: FarmConfig, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let serving = tokio::task::spawn_blocking(move || Serving::load(config)).await??;
-        let state = &serving.config.state;
-        let opened = Journal::open(state).with_context(|| format!("cannot use the state folder {}", state.display()));
-        let (journal, nodes) = opened?;
-        let farm = Arc::new(Farm {
-            sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
-            journal,
-            peers: Mutex::default(),
-            gate: Gate::default(),
-            changes: watch::Sender::new(()),
-            metrics: Metrics::new(),
-            images: Images::new(&serving.config.state),
-            trace: Trace::default(),
-            failures: Mutex::default(),
-            serving: RwLock::new(Arc::new(serving)),
-        });
+        let farm = Arc::new(Farm::new(serving)?);
         let running = Arc::new(Self { farm, open: Mutex::default(), shutdown });
         running.apply();
         Ok(running)
@@ -300,15 +188,6 @@ fn tftp_settings(config: &FarmConfig) -> Settings {
         TftpMode::Classic => Ports::Classic,
     };
     Settings { limits: Limits::for_mtu(config.mtu), ports }
-}
-
-impl Farm {
-    fn opened(&self, service: Service, address: SocketAddr, stop: &CancellationToken) {
-        if !stop.is_cancelled() {
-            self.failures().remove(&service);
-            tracing::info!(%address, "serving {service}");
-        }
-    }
 }
 
 /// What is wrong, and the next step.

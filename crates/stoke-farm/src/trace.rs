@@ -14,7 +14,7 @@ use stoke_api::node::{Event, Hello, Phase};
 use stoke_api::trace::{TRACED_MACHINES, TraceEvent};
 use stoke_daemon::trace::Traces;
 
-use crate::run::now_ms;
+use crate::clock::now_ms;
 
 /// The kernel's IPv4 neighbours, of the network namespace of the thread that reads (Linux' `net/ipv4/arp.c`).
 const NEIGHBOURS: &str = "/proc/thread-self/net/arp";
