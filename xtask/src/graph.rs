@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
-    ("tests", &["e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
+    ("tests", &["captures", "e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
 ];
 
 /// Edges within a layer, or upwards, each with its reason.

@@ -29,6 +29,8 @@ mod journal;
 mod metrics;
 mod plan;
 mod proxy;
+#[cfg(test)]
+mod replay;
 mod run;
 mod state;
 mod watch;
