@@ -17,4 +17,6 @@ mod metrics;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod roots;

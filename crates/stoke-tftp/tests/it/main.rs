@@ -7,4 +7,6 @@ mod clients;
 #[cfg(test)]
 mod crowds;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod wire;
