@@ -139,7 +139,8 @@ fn answer6(state: &mut State, packet: &Packet, now: u64) -> String {
     let mut text = format!("{:?} {mac}\n", request.kind);
     let Some(reply) = answer.reply else { return text + "  no answer\n\n" };
     let addresses = answer.addresses.iter().map(Ipv6Addr::to_string).collect::<Vec<_>>().join(" ");
-    writeln!(text, "  {:?} {addresses}", answer.kind.unwrap()).unwrap();
+    let kind = format!("{:?} {addresses}", answer.kind.unwrap());
+    writeln!(text, "  {}", kind.trim_end()).unwrap();
     let options = v6::wire::Options::parse(&reply[4..]).unwrap();
     for code in 1..=100 {
         for data in options.all(code) {
