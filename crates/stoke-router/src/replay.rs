@@ -144,7 +144,8 @@ fn answer6(state: &mut State, packet: &Packet, now: u64) -> String {
     let options = v6::wire::Options::parse(&reply[4..]).unwrap();
     for code in 1..=100 {
         for data in options.all(code) {
-            writeln!(text, "  {code}: {}", option_text6(code, data)).unwrap();
+            let line = format!("  {code}: {}", option_text6(code, data));
+            writeln!(text, "{}", line.trim_end()).unwrap();
         }
     }
     text + "\n"

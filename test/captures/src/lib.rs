@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn each_conversation_can_be_read_and_has_something_to_replay() {
         let all = all().unwrap();
-        assert!(all.len() > 3, "only {} conversations", all.len());
+        assert!(all.len() > 15, "only {} conversations", all.len());
         for one in &all {
             let asked = one.packets.iter().filter(|packet| packet.from == Side::Client).count();
             assert!(asked > 0 && asked < one.packets.len(), "{} is no conversation", one.name);
