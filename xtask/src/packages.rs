@@ -48,6 +48,7 @@ const DEMO: &[Package] = &[
 const TEST: &[Package] = &[
     package("udhcpc", "/usr/sbin/udhcpc", "tests: a DHCP client"),
     package("isc-dhcp-client", "/usr/sbin/dhclient", "tests: a DHCP client"),
+    package("dhcpcd-base", "/usr/sbin/dhcpcd", "tests: a DHCP client"),
     package("dnsmasq-base", "/usr/sbin/dnsmasq", "tests: another DHCP server, and a DHCP relay"),
     package("tftp-hpa", "/usr/bin/tftp", "tests: a TFTP client"),
     package("atftp", "/usr/bin/atftp", "tests: a TFTP client"),

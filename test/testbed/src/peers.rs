@@ -43,10 +43,17 @@ impl Peers {
 
     /// A peer's program, to run in a world by the tree's own loader and libraries: they need not be the host's.
     pub fn command(&self, world: &World, program: &str) -> Command {
-        let mut command = world.command(self.file("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
-        let folders = LIBRARIES.map(|folder| self.file(folder).display().to_string());
-        command.arg("--library-path").arg(folders.join(":")).arg(self.file(program));
+        let [loader, arguments @ ..] = self.words(program);
+        let mut command = world.command(loader);
+        command.args(arguments);
         command
+    }
+
+    /// The words that run a peer's program, wherever they are run: see [`Self::command`].
+    pub fn words(&self, program: &str) -> [String; 4] {
+        let file = |path: &str| self.file(path).display().to_string();
+        let loader = file("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+        [loader, "--library-path".to_owned(), LIBRARIES.map(file).join(":"), file(program)]
     }
 }
 

@@ -213,6 +213,14 @@ impl World {
         Running(child.unwrap())
     }
 
+    /// Starts a program where the router is; what it says is in a file of that name.
+    pub(crate) fn spawn_as_router(&self, name: &str, command: &[&str]) -> Running {
+        let log = std::fs::File::create(self.path(name)).unwrap();
+        let mut all = Command::new("ip");
+        all.args(["netns", "exec", &self.router]).args(command).stdin(Stdio::null());
+        Running(all.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+
     /// Starts a program where the router is, for what fails at once.
     pub(crate) fn failing_router(&self, config: &RouterConfig) -> String {
         let (file, socket) = (self.path("failing.json"), self.path("failing.sock"));
