@@ -1,9 +1,15 @@
-//! The heads of requests that firmware and loaders really send (`test/captures`), as they are understood.
+//! What firmware and loaders really ask the farm for (`test/captures`), as it is understood; without a socket.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use captures::{Packet, Protocol};
+use stoke_api::objects::{BiosLoader, LoaderSpec, UefiLoader};
+use stoke_boot::configs::ConfigName;
+use stoke_boot::loaders;
+use stoke_boot::old_paths::OldPath;
 use stoke_farm::request::parse;
+use stoke_tftp::names::plain_name;
 
 #[test]
 fn firmware_and_loaders_are_understood() {
@@ -32,4 +38,31 @@ fn understood(packet: &Packet) -> String {
         field("range"),
         field("user-agent")
     )
+}
+
+#[test]
+fn names_that_loaders_ask_for_by_tftp_mean_something_or_nothing() {
+    let mut meanings = BTreeMap::new();
+    for one in captures::all().unwrap() {
+        for packet in one.asked(Protocol::Tftp) {
+            if let Ok(stoke_tftp::Packet::Read(request)) = stoke_tftp::Packet::parse(&packet.bytes) {
+                meanings.insert(request.file.to_owned(), meaning(&plain_name(request.file)));
+            }
+        }
+    }
+    let lines = meanings.iter().map(|(name, meaning)| format!("{name}: {meaning}"));
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
+}
+
+fn meaning(name: &str) -> String {
+    let programs = [(BiosLoader::Ipxe, UefiLoader::Ipxe), (BiosLoader::Pxelinux, UefiLoader::Shim)];
+    let grub = (BiosLoader::Grub, UefiLoader::Grub);
+    let needed = |(bios, uefi)| loaders::needed(LoaderSpec { bios, uefi, ..LoaderSpec::default() });
+    let configuration =
+        ConfigName::parse(name).map(|name| format!("configuration of {:?}, {:?}", name.loader, name.subject));
+    let old = OldPath::parse(name).map(|path| format!("older farm's {path:?}"));
+    let program = programs.into_iter().chain([grub]).flat_map(needed).any(|program| program == name);
+    let program = program.then(|| "boot program".to_owned());
+    let blob = name.starts_with("v1/blob/").then(|| "blob".to_owned());
+    configuration.or(program).or(old).or(blob).unwrap_or_else(|| "nothing".to_owned())
 }
