@@ -5,6 +5,7 @@ mod boot;
 mod firmware;
 mod foreign;
 mod input;
+mod ipv6;
 mod nbd;
 mod nfs;
 mod old_paths;

@@ -20,7 +20,7 @@ const BROADCAST: (Ipv4Addr, u16) = (Ipv4Addr::BROADCAST, 67);
 /// What firmware says that it is.
 pub(super) const UUID: &str = "0x61:0000112233445566778899aabbccddeeff";
 /// How long a silence is listened to.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Runs all clients in turn.
 pub(super) fn run_all(peers: &Peers, world: &World) -> Vec<(&'static str, Given)> {
@@ -64,9 +64,10 @@ pub(super) fn expect_enough(ours: &Answers) {
 }
 
 fn set_mac(world: &World, mac: MacAddr) {
-    let output = world.as_client(&["ip", "link", "set", "lan0", "address", &mac.to_string()]);
-    assert!(output.status.success(), "{output:?}");
-    let _ = world.as_client(&["ip", "address", "flush", "dev", "lan0"]);
+    for command in [&["address", "flush", "dev", "lan0"][..], &["link", "set", "lan0", "address", &mac.to_string()]] {
+        let output = world.as_client(&[&["ip"], command].concat());
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
 }
 
 /// An environment with nothing in it that a client has not put there.
@@ -244,7 +245,7 @@ fn packets(world: &World) -> Vec<(&'static str, Given)> {
 
 /// The answer to a message, if there is any: it is sent again while others are answered.
 fn answer(socket: &UdpSocket, message: &Message) -> Option<Reply> {
-    for round in 0..2 {
+    for round in 0..4 {
         socket.send_to(&message.bytes(), BROADCAST).unwrap();
         // Whoever answers this has had time for the other.
         let other = Message::new(DISCOVER, MacAddr([0x52, 0x54, 0, 0x77, 0, 3]), 0x100 + round);
