@@ -1,8 +1,8 @@
 //! Firmware boots over IPv6 alone; from stoke-init on a node speaks IPv4, too.
 
 use e2e::{BOOT_LIMIT, installation, object};
-use testbed::machine::{Firmware, Foreign, wire, with_ipv4, without_ipv4};
-use testbed::{User, wait_for};
+use testbed::User;
+use testbed::machine::{Firmware, Foreign, wire};
 
 const MAC: &str = "52:54:00:00:00:06";
 const LAN: &str = "  uplinks: [{interface: uplink0}]\n  ipv6: {prefix: \"fd00:10::/64\"}\n";
@@ -15,18 +15,7 @@ fn boots(firmware: Firmware, said: &[&str]) -> anyhow::Result<()> {
     farm.write("server.yaml", &object("Server", "six", &spec))?;
     farm.up()?;
     farm.wait_condition("farm", "lab", "Ready", BOOT_LIMIT)?;
-    if firmware == Firmware::UefiHttp6 {
-        without_ipv4(farm.world())?;
-    }
     let foreign = Foreign::power_on(farm.world(), MAC, firmware)?;
-    if firmware == Firmware::UefiHttp6 {
-        // It asks for more than a minute in vain. What it has asked by IPv6, it does not ask by IPv4 any more.
-        wait_for("the firmware to turn to IPv6", BOOT_LIMIT, || {
-            Ok(foreign.console().contains("Station IPv6 address is").then_some(()))
-        })
-        .map_err(|error| error.context(foreign.console()))?;
-        with_ipv4(farm.world())?;
-    }
     let server = farm.wait_condition("server", "six", "Ready", BOOT_LIMIT);
     let server = server.map_err(|error| error.context(foreign.console()))?;
     assert_eq!(server.pointer("/status/node/address"), Some(&"10.10.0.26".into()));

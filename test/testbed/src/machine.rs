@@ -19,7 +19,7 @@ pub enum Firmware {
     UefiHttp,
     /// UEFI with its own PXE, over IPv6 alone.
     UefiPxe6,
-    /// UEFI that boots by HTTP, over IPv6 when IPv4 has brought nothing: see [`without_ipv4`].
+    /// UEFI that boots by HTTP, over IPv6 alone.
     UefiHttp6,
     /// The same two with Secure Boot on: whose keys it trusts is in its variables.
     SecurePxe,
@@ -84,7 +84,7 @@ pub fn wire(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Lets nothing of IPv4 through the wire until [`with_ipv4`].
+/// Lets nothing of IPv4 through the wire any more.
 ///
 /// # Errors
 /// If the rule cannot be made.
@@ -95,22 +95,12 @@ pub fn without_ipv4(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Lets IPv4 through the wire again.
-///
-/// # Errors
-/// If it was not [`without_ipv4`].
-pub fn with_ipv4(world: &World) -> Result<()> {
-    world.run("nft", &["delete", "table", "bridge", "wire"]).map(drop)
-}
-
 /// What makes UEFI boot in this way.
 fn uefi(command: &mut Command, firmware: Firmware) {
     let (pxe, ip4, ip6) = (["IPv4PXESupport", "IPv6PXESupport"], "IPv4Support", "IPv6Support");
     let off: &[&str] = match (firmware.is_http(), firmware.is_arm()) {
         _ if firmware == Firmware::UefiPxe6 => &[pxe[0], ip4],
-        // With IPv4 off, HTTP over IPv6 would be the first of all, and OVMF 2022.11 gives it up at once: its link-local
-        // address is still being probed, and unlike PXE it does not wait for that.
-        _ if firmware == Firmware::UefiHttp6 => &pxe,
+        _ if firmware == Firmware::UefiHttp6 => &[pxe[0], pxe[1], ip4],
         // It would try PXE first, for tens of seconds.
         (true, _) => &[pxe[0], pxe[1], ip6],
         // Half a minute in which it would ask for an IPv6 router that is not there.
@@ -119,6 +109,10 @@ fn uefi(command: &mut Command, firmware: Firmware) {
     };
     for switch in off {
         command.args(["-fw_cfg", &format!("name=opt/org.tianocore/{switch},string=n")]);
+    }
+    if firmware == Firmware::UefiHttp6 {
+        // At once, OVMF 2022.11 would give up: HTTP does not wait, as PXE does, until its link-local address is probed.
+        command.args(["-boot", "menu=on,splash-time=10000"]);
     }
     if matches!(firmware, Firmware::SecurePxe | Firmware::SecureHttp) {
         command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
