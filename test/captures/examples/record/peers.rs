@@ -61,9 +61,21 @@ const UDHCPC: &str = "exec udhcpc -i lan0 -f -q -n -s /bin/true";
 const DHCLIENT: &str = "exec dhclient -4 -d -1 -sf /bin/true -cf /dev/null -lf \"$PWD/leases\" -pf \"$PWD/pid\" lan0";
 const DHCLIENT6: &str =
     "exec dhclient -6 -D LL -d -1 -sf /bin/true -cf /dev/null -lf \"$PWD/leases\" -pf \"$PWD/pid\" lan0";
-/// Its own configuration: it would tell the identifier, the kernel and the processor of the host that it runs on.
-const DHCPCD: &str = "printf 'clientid\\nvendorclassid dhcpcd-9.4.1\\noption domain_name_servers, domain_name, interface_mtu\\n' >conf\n\
+/// Its own configuration: it would tell the identifier, the kernel and the processor of the host that it runs on. Its
+/// leases are kept where no other program sees them, and where none are from before.
+const DHCPCD: &str = "mount -t tmpfs leases /var/lib/dhcpcd\n\
+    printf 'clientid\\nvendorclassid dhcpcd-9.4.1\\noption domain_name_servers, domain_name, interface_mtu\\n' >conf\n\
     exec dhcpcd -4 -f \"$PWD/conf\" -c /bin/true -B -1 -t 60 --noarp lan0";
+/// As in a container: without udev, whose absence it sees by a `/sys` that nobody can write, and with an identifier of the
+/// machine that is nobody's.
+const NETWORKD: &str = "mount -t tmpfs run /run\n\
+    mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp\n\
+    chown -R systemd-network:systemd-network /run/systemd/netif\n\
+    printf '[Match]\\nName=lan0\\n[Network]\\nDHCP=yes\\n' >/run/systemd/network/lan.network\n\
+    echo 00000000000000000000000000000007 >/run/machine-id\n\
+    mount --bind /run/machine-id /etc/machine-id\n\
+    mount -t sysfs -o ro sys /sys\n\
+    exec /lib/systemd/systemd-networkd";
 
 fn machine(name: &'static str, about: &'static str, firmware: Firmware) -> Peer {
     Peer { name, about, lan: "", farm: "", foreign: &[], who: Who::Machine(firmware), end: End::Init }
@@ -89,6 +101,8 @@ fn programs() -> Vec<Peer> {
         program("dhclient", "ISC dhclient 4.4.3-P1", DHCLIENT),
         program("dhcpcd", "dhcpcd 9.4.1", DHCPCD),
         Peer { lan: IPV6, end: End::Address6, ..dhclient6 },
+        program("networkd", "systemd-networkd 252", NETWORKD),
+        Peer { lan: IPV6, end: End::Address6, ..program("networkd6", "systemd-networkd 252 over IPv6", NETWORKD) },
     ]
 }
 

@@ -79,7 +79,8 @@ fn start(farm: &testbed::Installation, script: &str) -> Result<(World, Process)>
     host.run("sysctl", &["-qw", "net.ipv6.conf.lan0.accept_dad=0"])?;
     host.run("ip", &["link", "set", "lan0", "address", MAC, "up"])?;
     let mut command: Command = host.command("unshare");
-    command.args(["--uts", "sh", "-ec", &format!("hostname rack1-07\n{script}")]);
+    command.args(["--uts", "--mount", "--propagation", "private", "sh", "-ec"]);
+    command.arg(format!("hostname rack1-07\n{script}"));
     command.current_dir(host.folder()).stdin(Stdio::null());
     let process = Process::start(&mut command)?;
     Ok((host, process))
