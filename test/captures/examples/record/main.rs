@@ -1,7 +1,7 @@
 //! Records conversations anew: `cargo run -p captures --example record [NAME…]`, all of them without a name.
 //!
 //! Needs root, the programs under test in `STOKE_PROGRAMS`, and the Debian packages tcpdump, dnsmasq-base, udhcpc,
-//! isc-dhcp-client and dhcpcd-base besides those of the end-to-end tests.
+//! isc-dhcp-client, dhcpcd-base and systemd besides those of the end-to-end tests.
 
 mod peers;
 mod session;
