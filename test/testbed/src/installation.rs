@@ -267,6 +267,20 @@ impl Installation {
         String::from_utf8_lossy(&fs_err::read(path).unwrap_or_default()).into_owned()
     }
 
+    /// What `stoke up`, the workloads and the machines said last, for who must find out why a test failed.
+    fn show_what_was_said(&self) {
+        eprintln!("== stoke up\n{}", tail(&self.log(), 60));
+        let said = |folder: &str, file: &str| {
+            let entries = fs_err::read_dir(self.state.join(folder)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path().join(file)).collect::<Vec<_>>()
+        };
+        for path in said("machines", "console.log").into_iter().chain(said("logs", "")) {
+            let text = fs_err::read(&path).unwrap_or_default();
+            let text: String = String::from_utf8_lossy(&text).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+            eprintln!("== {}\n{}", path.display(), tail(&text, 60));
+        }
+    }
+
     /// Ends everything and checks that nothing is left.
     ///
     /// # Errors
@@ -318,8 +332,9 @@ impl Installation {
 
 impl Drop for Installation {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("stoke up said:\n{}", tail(&self.log(), 60));
+        // A test that ends well has brought it down.
+        if self.up.is_some() {
+            self.show_what_was_said();
         }
         let ended = self.output(&["down", "--purge"]);
         if let Err(error) = ended {
