@@ -11,7 +11,7 @@ pub use testbed::cache;
 use testbed::{Installation, User, World, programs};
 
 /// How long a guest may take from power-on to ready: emulated, on a machine that does other things too.
-pub const BOOT_LIMIT: Duration = Duration::from_mins(5);
+pub const BOOT_LIMIT: Duration = Duration::from_mins(10);
 
 /// The example's image store, built on first use and kept in the cache.
 ///
