@@ -276,7 +276,8 @@ impl Installation {
         };
         for path in said("machines", "console.log").into_iter().chain(said("logs", "")) {
             let text = fs_err::read(&path).unwrap_or_default();
-            let text: String = String::from_utf8_lossy(&text).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+            let text: String =
+                String::from_utf8_lossy(&text).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
             eprintln!("== {}\n{}", path.display(), tail(&text, 60));
         }
     }
