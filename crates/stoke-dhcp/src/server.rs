@@ -13,7 +13,7 @@
 //! A client that renews keeps its address even if an object now gives it another: machines that run from the network
 //! would lose their root. It gets the new one when it boots.
 //!
-//! With [`Mode::Proxy`](crate::Mode::Proxy) none of this holds: see `proxy`.
+//! With [`Mode::Proxy`] none of this holds: see `proxy`.
 
 use std::net::Ipv4Addr;
 
