@@ -42,7 +42,7 @@ pub struct Installation {
 }
 
 /// An ordinary user of an ordinary Debian: `/dev/net/tun` is open to all, which some containers do not have.
-const AS_NOBODY: &str = "test -e \"$1\" || mknod -m 666 \"$1\" c 10 200\nmount --bind \"$1\" /dev/net/tun\nshift\n\
+const AS_NOBODY: &str = "mount --bind \"$1\" /dev/net/tun\nshift\n\
     exec setpriv --reuid=nobody --regid=nogroup --clear-groups -- \"$@\"";
 
 impl Installation {
@@ -67,6 +67,10 @@ impl Installation {
         if self.user == User::Ordinary {
             check(Command::new("chmod").arg("755").arg(self.world.folder()))?;
             check(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(&self.state))?;
+            // Once, before any command: several that start at the same time would all make it.
+            check(
+                Command::new("mknod").args(["-m", "666"]).arg(self.world.folder().join("tun")).args(["c", "10", "200"]),
+            )?;
         }
         Ok(())
     }
