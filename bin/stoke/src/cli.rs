@@ -1,6 +1,7 @@
 //! What people can type: every command and flag, with its help. Completions come from here too.
 
 mod farm;
+mod image;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stoke_api::{Kind, ObjectName};
 
 pub(crate) use farm::{Farm, FarmStatus, FarmStorm, FarmTrace, Keys, Report};
+pub(crate) use image::Image;
 
 /// Machines from one image: booted over the network, on one Linux host.
 ///
@@ -78,7 +80,7 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Say what this host has and lacks, and how to get it
     Doctor,
-    /// Build and list images
+    /// Build, compare, sign, keep and move images
     #[command(subcommand)]
     Image(Image),
     /// Print a script that completes commands in a shell
@@ -216,14 +218,6 @@ pub(crate) struct Explain {
     /// A kind, or a field of one: `machine`, `machine.spec.vm`
     #[arg(value_name = "KIND[.FIELD]")]
     pub(crate) what: String,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Image {
-    /// Build the images that a file describes
-    Build(Files),
-    /// List the images of this installation
-    List,
 }
 
 #[derive(Debug, Args)]

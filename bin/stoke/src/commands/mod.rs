@@ -30,7 +30,7 @@ use stoke_api::control::{AppliedFile, Apply, ObjectProblem, PowerAction};
 use stoke_api::load::{self, Finding, Loaded};
 use stoke_api::objects::Problem;
 
-use crate::cli::{Cli, Command, Image};
+use crate::cli::{Cli, Command};
 use crate::failure::BadFiles;
 use crate::folders::Folders;
 
@@ -54,8 +54,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Farm(farm) => farm::run(&folders()?, &farm),
         Command::Explain(explain) => explain::run(&explain.what),
         Command::Doctor => doctor::run(&folders()?),
-        Command::Image(Image::Build(files)) => image::build(&folders()?, &files),
-        Command::Image(Image::List) => image::list(&folders()?),
+        Command::Image(verb) => image::run(&folders()?, &verb),
         Command::Completions(completions) => completions::run(completions.shell),
         Command::Serve(serve) => serve::run(serve),
         Command::Reference { page } => reference::run(page),

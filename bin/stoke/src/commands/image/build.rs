@@ -1,26 +1,25 @@
-//! `stoke image build` and `stoke image list`. Both work without a running installation: the store is made for that.
+//! `stoke image build FILE…`. Works without a running installation: the store is made for that.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use stoke_api::control::ObjectProblem;
 use stoke_api::load::{self, Loaded};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::ImageBuildConfig;
 use stoke_api::{AnyObject, ObjectRef};
 use stoke_host::Binaries;
-use stoke_image::{BuildError, Progress, Store, Tools};
+use stoke_image::{BuildError, Store, Tools};
 
+use super::meter::Meter;
 use crate::cli::Files;
 use crate::failure::{BadFiles, Failure};
 use crate::folders::Folders;
-use crate::output::{self, Table};
+use crate::output;
 
-pub(crate) fn build(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> {
-    let loaded = super::load(&files.paths)?;
+pub(super) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> {
+    let loaded = super::super::load(&files.paths)?;
     let objects = loaded.iter().flat_map(|loaded| &loaded.objects);
     let configs: Vec<_> =
         objects.filter_map(|(object, _)| Some((object.reference(), config(folders, object)?))).collect();
@@ -69,58 +68,4 @@ fn result(name: &str, built: &BuiltImage, took: Duration) -> String {
         built.kernel_version,
         took.as_secs_f64()
     )
-}
-
-/// Shows how far a build is: a bar on a terminal, a line for each stage elsewhere. On standard error: the result is data,
-/// this is not.
-struct Meter {
-    name: String,
-    began: Instant,
-    stage: String,
-    bar: Option<ProgressBar>,
-}
-
-impl Meter {
-    fn new(name: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(100);
-            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos:>3}% {msg} [{elapsed}]");
-            // A template that cannot be read leaves the default look.
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(name.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
-        Self { name: name.to_owned(), began: Instant::now(), stage: String::new(), bar }
-    }
-
-    fn reached(&mut self, progress: &Progress) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(progress.stage.clone());
-            bar.set_position(progress.percent.into());
-        } else if self.stage != progress.stage {
-            eprintln!("{:>7.1}s {} {}", self.began.elapsed().as_secs_f64(), self.name, progress.stage);
-        }
-        self.stage.clone_from(&progress.stage);
-    }
-
-    fn finish(&self) {
-        self.bar.iter().for_each(ProgressBar::finish_and_clear);
-    }
-}
-
-pub(crate) fn list(folders: &Folders) -> anyhow::Result<ExitCode> {
-    let path = folders.images();
-    if !path.exists() {
-        return Err(Failure::hinted(
-            format!("there are no images at {}", path.display()),
-            "build one: stoke image build FILE",
-        ));
-    }
-    let mut table = Table::new(&["NAME", "DIGEST", "SIZE", "KERNEL"]);
-    for (name, image) in Store::open(&path)?.list()? {
-        table.row(vec![name, image.digest.short(), output::size(image.size), image.kernel_version]);
-    }
-    output::print(&table.render(""))?;
-    Ok(ExitCode::SUCCESS)
 }
