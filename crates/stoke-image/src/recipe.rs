@@ -205,6 +205,7 @@ mod tests {
             components: vec!["main".to_owned()],
             keyring: None,
             packages: vec!["systemd-sysv".to_owned()],
+            lock: None,
             files: Vec::new(),
             hooks: stoke_api::objects::Hooks::default(),
         }

@@ -3,11 +3,13 @@
 //! Serde and the JSON schema decide what is well-formed; each spec's `check` finds what is well-formed and still wrong
 //! (a pool outside its subnet), by field, and does not stop at the first.
 
+mod debian;
 mod farm;
 mod image;
 mod lan;
 mod machine;
 mod nbd;
+mod root_form;
 mod server;
 
 use std::fmt;
@@ -16,17 +18,16 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use debian::{DebianSource, Hooks, RecipeFile};
 pub use farm::{
     BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeConfig, NodeState, RootMode,
     TftpMode, Trust, UefiLoader, UnknownClients, User,
 };
-pub use image::{
-    Architecture, DebianSource, Forms, Hooks, ImageSource, ImageSpec, ImageStatus, NetbootForm, RecipeFile, RootForm,
-    RootFormat,
-};
+pub use image::{Architecture, Forms, ImageSource, ImageSpec, ImageStatus, NetbootForm};
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
 pub use nbd::NbdTls;
+pub use root_form::{Cleanup, Compression, RootForm, RootFormat};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
 
 use crate::meta::{Metadata, ObjectRef};

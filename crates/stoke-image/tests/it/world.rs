@@ -21,7 +21,7 @@ pub(crate) fn text(path: &Path) -> &str {
 /// A recipe in the short form.
 pub(crate) fn spec(packages: &[&str]) -> ImageSpec {
     ImageSpec {
-        source: ImageSource { debian: Some(recipe(packages)) },
+        source: ImageSource { debian: Some(recipe(packages)), ..ImageSource::default() },
         architectures: vec![stoke_api::objects::Architecture::Amd64],
         forms: Forms { netboot: Some(NetbootForm::default()) },
         revision_history_limit: 3,
@@ -35,6 +35,7 @@ fn recipe(packages: &[&str]) -> DebianSource {
         components: vec!["main".to_owned()],
         keyring: None,
         packages: packages.iter().map(|&name| name.to_owned()).collect(),
+        lock: None,
         files: Vec::new(),
         hooks: Hooks::default(),
     }
