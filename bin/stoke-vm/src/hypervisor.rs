@@ -10,7 +10,7 @@ use stoke_vmm::client::{Client, Events, OnReboot, QmpError};
 use stoke_vmm::process::{Process, last_messages, spawn};
 use stoke_vmm::qmp::Event;
 use stoke_vmm::spec::{Accelerator, Placement, Tap, VmFiles, VmSpec};
-use stoke_vmm::{firmware, probe, qemu};
+use stoke_vmm::{disk, firmware, probe, qemu};
 use tokio::time::{Instant, sleep};
 
 use crate::capacity;
@@ -81,6 +81,7 @@ impl Hypervisor {
         }
         let (accelerator, reason) = choose_accelerator().await?;
         let firmware = firmware::prepare(config.firmware, config.secure_boot.as_ref(), files)?;
+        disk::prepare(&config.disks, files)?;
         let ports = ports::open(config).await?;
         let spec = VmSpec::of(config);
         let links = ports.iter().map(|port| port.link.clone()).collect();

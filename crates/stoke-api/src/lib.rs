@@ -7,6 +7,7 @@
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
 //! - [`control`]: the control socket of a standalone installation.
 //! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
+//! - [`chunks`]: what a root is made of, for nodes that have another version of it.
 //! - [`trace`]: what happened in the boots of one machine.
 //! - [`schema`]: the JSON schema of each kind, derived from its types.
 //! - [`load`]: objects from files, with all that is wrong in them at once.
@@ -14,6 +15,7 @@
 //! What this crate never does: I/O other than reading the files it is asked to load, logging, or knowing which backend
 //! runs. Read [`objects`] first.
 
+pub mod chunks;
 pub mod control;
 pub mod load;
 pub mod meta;

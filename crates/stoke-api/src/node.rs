@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Digest, MacAddr};
-use crate::objects::{NfsRoot, NodeConfig, RootFormat};
+use crate::objects::{DiskRoot, NfsRoot, NodeConfig, RootFormat};
 
 /// Version of this protocol.
 pub const PROTOCOL: u16 = 1;
@@ -147,6 +147,12 @@ pub struct Manifest {
     /// The root with [`Mode::Nfs`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nfs: Option<NfsRoot>,
+    /// The disk with [`Mode::Disk`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskRoot>,
+    /// URLs of the root's chunk table ([`crate::chunks`]), best first; with [`Mode::Disk`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunks: Vec<String>,
     /// Parts of the root that boots read, in the order in which they do: `(offset, length)` in bytes. They are fetched
     /// ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -178,6 +184,8 @@ pub enum Mode {
     Ram,
     /// A directory on an NFS server: [`Manifest::nfs`].
     Nfs,
+    /// A disk of the node: [`Manifest::disk`].
+    Disk,
 }
 
 /// How far a boot is. In this order; a report never goes back within a session, except to `Failed`.
@@ -239,7 +247,7 @@ pub struct Report {
     /// Public host keys, each `TYPE BASE64`.
     #[serde(default)]
     pub ssh_host_keys: Vec<String>,
-    /// Where the root is: `nbd`, `ram` or `nfs`.
+    /// Where the root is: `nbd`, `ram`, `disk` or `nfs`.
     #[serde(default)]
     pub root: String,
     /// URL at which the node gives its root to others, `http://ADDRESS:PORT/v1/blob/sha256/HEX`; empty if it does not.
@@ -256,6 +264,25 @@ pub struct Orders {
     /// Reboot now, cleanly.
     #[serde(default)]
     pub reboot: bool,
+    /// What to boot by kexec instead of through the firmware, if that works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kexec: Option<Kexec>,
+}
+
+/// A kernel that the running one shall start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kexec {
+    /// The image version that it belongs to.
+    pub image: Digest,
+    /// The kernel.
+    pub kernel: BlobRef,
+    /// The parts of its initramfs, in order.
+    pub initramfs: Vec<BlobRef>,
+    /// Its command line, but for the interface that boots, which the node knows.
+    pub command_line: String,
+    /// URLs of the farm's HTTP servers, without a final slash, best first.
+    pub http: Vec<String>,
 }
 
 /// Where a node's boot is written down on the node itself.
@@ -269,7 +296,7 @@ pub struct BootRecord {
     pub image: Option<Digest>,
     /// The root's digest.
     pub root: Digest,
-    /// `nbd` or `ram`.
+    /// `nbd`, `ram`, `disk` or `nfs`.
     pub mode: String,
     /// The farm's URL; absent if it was booted without one.
     #[serde(default)]

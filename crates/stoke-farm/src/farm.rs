@@ -9,6 +9,7 @@ use stoke_api::{MacAddr, ObjectRef};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::chunks::Tables;
 use crate::clock::now_ms;
 use crate::config::Serving;
 use crate::gate::Gate;
@@ -43,6 +44,7 @@ pub(crate) struct Farm {
     pub(crate) metrics: Metrics,
     pub(crate) images: Images,
     pub(crate) trace: Trace,
+    pub(crate) tables: Tables,
     /// What keeps a service from being served.
     failures: Mutex<BTreeMap<Service, String>>,
 }
@@ -62,6 +64,7 @@ impl Farm {
             metrics: Metrics::new(),
             images: Images::new(state),
             trace: Trace::default(),
+            tables: Tables::new(state),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),
         })

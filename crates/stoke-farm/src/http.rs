@@ -15,13 +15,14 @@ use stoke_boot::{loaders, render};
 
 use crate::blob::media_type;
 use crate::boot_files;
+use crate::chunks;
 use crate::config::Serving;
 use crate::farm::Farm;
 
 /// The routes of those who boot.
 pub(crate) fn router(farm: Arc<Farm>) -> Router {
     let scripts = Router::new().route(render::SCRIPT_PATH, get(script)).with_state(farm.clone());
-    scripts.merge(programs(farm))
+    scripts.merge(chunks::router(farm.clone())).merge(programs(farm))
 }
 
 /// Boot programs, which are had by TLS, too.

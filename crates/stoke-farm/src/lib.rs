@@ -7,6 +7,7 @@
 //! - HTTP: `connections` accepts, `conversation` reads requests ([`request`]) and sends blobs (`blob`, `wire`); `http` and
 //!   `node_api` are the routes for everything else.
 //! - [`peers`]: which node copies its root from which other one, pure.
+//! - `chunks`: what roots are made of, for nodes that have another version on their disk.
 //! - `boot_files`: what loaders are told, in their own languages.
 //! - [`admission`]: who may load now when many boot at once, pure.
 //! - `trace`: what is remembered of each boot, for `stoke farm trace`.
@@ -18,6 +19,7 @@
 pub mod admission;
 mod blob;
 mod boot_files;
+mod chunks;
 mod clock;
 pub mod config;
 mod connections;

@@ -107,7 +107,7 @@ async fn hello(State(farm): State<Arc<Farm>>, Json(hello): Json<Hello>) -> Respo
     }
 }
 
-async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
+async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
     let serving = farm.serving();
     if hello.protocol.saturating_add(2) < PROTOCOL || hello.protocol == 0 {
         return Err(Refusal::Protocol(hello.protocol));
@@ -134,6 +134,9 @@ async fn begin(farm: &Farm, hello: &Hello) -> Result<Manifest, Refusal> {
     farm.gate.greeted(std::iter::once(hello.boot_mac).chain(hello.macs.iter().copied()));
     let mut manifest = manifest(&serving, &identity, image, &node);
     manifest.http.splice(0..0, givers);
+    if manifest.mode == Mode::Disk {
+        farm.will_need_chunks(image.root.blob);
+    }
     if matches!(manifest.mode, Mode::Nbd | Mode::Auto) {
         manifest.hot = farm.images.boot(&serving, &image.root.blob);
     }
@@ -145,6 +148,7 @@ fn mode(serving: &Serving) -> Mode {
         RootMode::Auto => Mode::Auto,
         RootMode::Ram => Mode::Ram,
         RootMode::Nfs => Mode::Nfs,
+        RootMode::Disk => Mode::Disk,
         // `Aoe` is refused where the object is checked.
         RootMode::Nbd | RootMode::Aoe => Mode::Nbd,
     }
@@ -161,7 +165,8 @@ fn givers(
     let copies = match mode(serving) {
         Mode::Ram => true,
         Mode::Auto => fits_in_memory(image.root.size, hello.memory),
-        Mode::Nbd | Mode::Nfs => false,
+        // What is on a disk is made of what changed: the farm alone knows which.
+        Mode::Nbd | Mode::Nfs | Mode::Disk => false,
     };
     // One that had a session before runs already.
     if !serving.config.peers || !copies || hello.orders_seen.is_some() {
@@ -193,6 +198,9 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
     // The kernel's client has no TLS.
     let by_nbd = replicas.iter().filter(|_| !serving.nbd_tls.required);
     let http = |address: &Ipv4Addr| format!("{}{}", serving.base_url_of(*address), blob.http_path());
+    let chunks = |address: &Ipv4Addr| {
+        format!("{}{}{}", serving.base_url_of(*address), crate::chunks::FOLDER, image.root.blob.hex())
+    };
     Manifest {
         protocol: PROTOCOL,
         session: node.session.clone(),
@@ -207,6 +215,8 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
         domain: config.domain.clone(),
         farms: replicas.iter().map(|address| format!("https://{address}:{}", config.node_port)).collect(),
         nfs: config.nfs.clone(),
+        disk: config.disk.clone(),
+        chunks: replicas.iter().filter(|_| config.disk.is_some()).map(chunks).collect(),
         hot: Vec::new(),
         serve_peers: config.peers,
         orders: node.reboots_done,

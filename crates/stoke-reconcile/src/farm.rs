@@ -176,6 +176,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         tftp: farm.spec.boot.tftp,
         loader: farm.spec.boot.loader,
         nfs: farm.spec.boot.nfs.clone(),
+        disk: farm.spec.boot.disk.clone(),
         peers: farm.spec.boot.peers,
         max_loading: farm.spec.boot.max_loading,
         http_port: environment.ports.http,

@@ -108,6 +108,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
         firmware: if vm.firmware.bios.is_some() { FirmwareKind::Bios } else { FirmwareKind::Uefi },
         secure_boot: secure_boot(view, reference, machine).ok().flatten(),
         nics: machine.spec.nics.iter().map(nic).collect(),
+        disks: vm.disks.clone(),
         power: power(machine),
         run_strategy: machine.spec.run_strategy,
         reboots_requested: machine.status.reboots_requested,

@@ -3,6 +3,7 @@
 //! - [`spec`]: what a machine needs, and where this host puts it; [`qemu`] turns both into an argument list, purely.
 //! - [`probe`]: whether `/dev/kvm` runs a stock guest, found out by running one.
 //! - [`firmware`]: the firmware files of this host, and a machine's own firmware variables.
+//! - [`disk`]: the files behind a machine's disks.
 //! - [`dialog`]: what firmware says on the console, and what to answer.
 //! - [`qmp`]: QEMU's control protocol without I/O; [`client`] is the thin driver of it.
 //! - [`process`]: starting a QEMU that outlives us, and watching one whoever started it.
@@ -12,6 +13,7 @@
 
 pub mod client;
 pub mod dialog;
+pub mod disk;
 pub mod firmware;
 pub mod probe;
 pub mod process;

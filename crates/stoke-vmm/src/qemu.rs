@@ -38,6 +38,9 @@ pub fn arguments(spec: &VmSpec, placement: &Placement) -> Vec<OsString> {
     for (index, (mac, tap)) in spec.macs.iter().zip(&placement.taps).enumerate() {
         interface(&mut list, spec.firmware, index, *mac, *tap);
     }
+    for (index, disk) in spec.disks.iter().enumerate() {
+        block_device(&mut list, placement, index, disk.name.as_str());
+    }
     list.option("-device", "virtio-rng-pci");
     sockets(&mut list, placement);
     // Children, new privileges and scheduling are nothing that a machine without helpers needs.
@@ -102,6 +105,15 @@ fn interface(list: &mut Arguments, firmware: FirmwareKind, index: usize, mac: Ma
     list.option("-device", device);
 }
 
+/// What the guest writes to the disk and flushes is on the host's disk; what it discards takes no room any more.
+fn block_device(list: &mut Arguments, placement: &Placement, index: usize, name: &str) {
+    let file = path(&placement.files.disk(name));
+    let common = "cache.direct=off,cache.no-flush=off,discard=unmap";
+    list.option("-blockdev", format!("driver=file,node-name=file{index},filename={file},{common}"));
+    list.option("-blockdev", format!("driver=raw,node-name=disk{index},file=file{index},{common}"));
+    list.option("-device", format!("virtio-blk-pci,id=blk{index},drive=disk{index},serial={name}"));
+}
+
 fn sockets(list: &mut Arguments, placement: &Placement) {
     let files = &placement.files;
     let server = |id: &str, socket: &Path| format!("socket,id={id},path={},server=on,wait=off", path(socket));
@@ -140,6 +152,7 @@ mod tests {
     use super::*;
     use crate::spec::VmFiles;
     use std::os::fd::RawFd;
+    use stoke_api::objects::VmDisk;
 
     fn spec(firmware: FirmwareKind, macs: &[&str]) -> VmSpec {
         VmSpec {
@@ -150,6 +163,7 @@ mod tests {
             firmware,
             secure_boot: false,
             macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
+            disks: Vec::new(),
         }
     }
 
@@ -254,6 +268,16 @@ mod tests {
         }
         let no_pxe = "opt/org.tianocore/IPv4PXESupport,string=n";
         assert!(http.contains(no_pxe) && !pxe.contains(no_pxe));
+    }
+
+    #[test]
+    fn a_disk_is_known_by_its_name() {
+        let disk = VmDisk { name: "data".parse().unwrap(), size: Bytes(1 << 30) };
+        let spec = VmSpec { disks: vec![disk], ..spec(FirmwareKind::Bios, &["52:54:00:00:00:01"]) };
+        let lines = lines(&spec, &placement(Accelerator::Tcg, FirmwareFiles::Bios, &[(7, 1500)]));
+        assert!(lines.contains("node-name=file0,filename=/state/node-1/disk-data.raw,"), "{lines}");
+        assert!(lines.contains("-device virtio-blk-pci,id=blk0,drive=disk0,serial=data\n"), "{lines}");
+        assert!(!lines.contains("bootindex=2"), "nothing boots from it: {lines}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stoke_api::names::{Bytes, MacAddr};
+use stoke_api::objects::VmDisk;
 use stoke_api::workload::{FirmwareKind, VmConfig};
 
 /// What a guest can notice of its machine.
@@ -30,6 +31,9 @@ pub struct VmSpec {
     pub secure_boot: bool,
     /// Link-layer addresses of the interfaces; the first boots.
     pub macs: Vec<MacAddr>,
+    /// Disks.
+    #[serde(default)]
+    pub disks: Vec<VmDisk>,
 }
 
 impl VmSpec {
@@ -43,6 +47,7 @@ impl VmSpec {
             firmware: config.firmware,
             secure_boot: config.secure_boot.is_some(),
             macs: config.nics.iter().map(|nic| nic.mac).collect(),
+            disks: config.disks.clone(),
         }
     }
 
@@ -54,6 +59,7 @@ impl VmSpec {
             ("firmware", self.firmware != wanted.firmware),
             ("Secure Boot", self.secure_boot != wanted.secure_boot),
             ("interfaces", self.macs != wanted.macs),
+            ("disks", self.disks != wanted.disks),
         ];
         fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
@@ -171,6 +177,11 @@ impl VmFiles {
     /// Firmware variables.
     pub fn firmware_variables(&self) -> PathBuf {
         self.state.join("uefi-vars.fd")
+    }
+
+    /// What is behind a disk.
+    pub fn disk(&self, name: &str) -> PathBuf {
+        self.state.join(format!("disk-{name}.raw"))
     }
 
     /// What is remembered of the machine.

@@ -51,6 +51,7 @@ impl World {
             firmware: FirmwareKind::Bios,
             secure_boot: None,
             nics: Vec::new(),
+            disks: Vec::new(),
             power: Power::On,
             run_strategy: RunStrategy::Always,
             reboots_requested: 0,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NbdTls, Problem};
+use super::{DiskRoot, NbdTls, Problem, RolloutStatus, UpdateSpec};
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
 use crate::node::Phase;
@@ -34,6 +34,9 @@ pub struct FarmSpec {
     /// Configuration of all its nodes; a `Server`'s or `Machine`'s own goes over it.
     #[serde(default)]
     pub config: NodeConfig,
+    /// How nodes go over to another version of the image. If absent, each gets it when it happens to boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSpec>,
 }
 
 /// How nodes boot.
@@ -46,6 +49,9 @@ pub struct BootSpec {
     /// The directory that nodes mount as their root with `root: Nfs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nfs: Option<NfsRoot>,
+    /// The disk of each node that keeps its root, with `root: Disk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskRoot>,
     /// What firmware loads first.
     #[serde(default)]
     pub loader: LoaderSpec,
@@ -152,6 +158,9 @@ pub enum RootMode {
     Nbd,
     /// Memory; copied at boot.
     Ram,
+    /// A disk of the node, `spec.boot.disk`: two slots, of which the one with the running version is never written to. Only
+    /// what has changed is fetched.
+    Disk,
     /// An NFS server of the user's: `spec.boot.nfs`.
     Nfs,
     /// ATA over Ethernet. Refused: it has neither authentication nor retransmission that works on a busy network, and
@@ -177,40 +186,11 @@ pub enum Trust {
     Network,
 }
 
-/// Configuration of a node. Each field that is absent falls back to the wider scope: server or machine, farm, default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NodeConfig {
-    /// Host name; the object's name if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// Time zone, for example `Europe/Berlin`; `Etc/UTC` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timezone: Option<String>,
-    /// Accounts; keyed by `name`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub users: Vec<User>,
-    /// Bound of the writable layer in memory; half of the node's memory if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overlay_size: Option<crate::Bytes>,
-}
-
-/// An account on a node. `root` exists anyway and can be named to give it keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct User {
-    /// Login name.
-    pub name: String,
-    /// Public keys that may log in.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ssh_authorized_keys: Vec<String>,
-}
-
 /// What is known of a farm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FarmStatus {
-    /// Conditions: `Ready`, `NetworkTrust`, `BootPrograms`.
+    /// Conditions: `Ready`, `NetworkTrust`, `BootPrograms`, `Updating`, `UpdateStopped`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
@@ -228,6 +208,9 @@ pub struct FarmStatus {
     /// Number of them that are ready.
     #[serde(default)]
     pub ready_nodes: u32,
+    /// How far its nodes are with the image version that they shall have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// What a farm's node reported last. Part of a `Machine`'s and of a `Server`'s status.
@@ -261,13 +244,29 @@ pub struct NodeState {
     /// Whether the system is up and a resident agent answers.
     #[serde(default)]
     pub ready: bool,
+    /// Boots in a row, before the present one, that did not come up with the version that it boots now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_boots: u32,
+    /// The version that it boots now, or booted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boots: Option<Digest>,
+    /// The last version that it came up with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good_image: Option<Digest>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl FarmSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
+        problems.extend(self.update.iter().flat_map(|update| update.check("spec.update")));
         problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
+        problems.extend(self.boot.check_disk());
         match (self.boot.root, &self.boot.nfs) {
             (RootMode::Aoe, _) => {
                 let reason = "ATA over Ethernet is not supported: it has no authentication, loses requests on a busy \
@@ -289,6 +288,22 @@ impl FarmSpec {
     }
 }
 
+impl BootSpec {
+    fn check_disk(&self) -> Vec<Problem> {
+        match (self.root, &self.disk) {
+            (RootMode::Disk, None) => {
+                vec![Problem::new(
+                    "spec.boot.disk",
+                    "say which disk: {label: stokehold}, the name of a partition of it",
+                )]
+            }
+            (RootMode::Disk, Some(disk)) => disk.check("spec.boot.disk"),
+            (_, Some(_)) => vec![Problem::new("spec.boot.disk", "this needs `root: Disk`")],
+            (_, None) => Vec::new(),
+        }
+    }
+}
+
 impl NfsRoot {
     /// The options end up in one line for the kernel, whose NFS in a node is version 3.
     fn check(&self) -> Vec<Problem> {
@@ -305,54 +320,6 @@ impl NfsRoot {
             |(index, message): (usize, &str)| Problem::new(format!("spec.boot.nfs.options[{index}]"), message);
         let options = self.options.iter().map(wrong).enumerate();
         options.filter_map(|(index, message)| Some((index, message?))).map(problem).collect()
-    }
-}
-
-impl NodeConfig {
-    pub(super) fn check(&self, at: &str) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let label = |text: &str| text.parse::<ObjectName>().is_ok();
-        if let Some(hostname) = self.hostname.as_deref().filter(|name| !name.split('.').all(label)) {
-            problems.push(Problem::new(format!("{at}.hostname"), format!("{hostname:?} is no host name")));
-        }
-        let zone = |text: &str| !text.starts_with('/') && !text.split('/').any(|part| part.is_empty() || part == "..");
-        if let Some(timezone) = self.timezone.as_deref().filter(|text| !zone(text)) {
-            let message = format!("{timezone:?} is no time zone such as Europe/Berlin");
-            problems.push(Problem::new(format!("{at}.timezone"), message));
-        }
-        for (index, user) in self.users.iter().enumerate() {
-            user.check(&format!("{at}.users[{index}]"), &mut problems);
-        }
-        problems
-    }
-
-    /// This configuration with `narrower`'s fields over it. Users are merged by name.
-    #[must_use]
-    pub fn overlaid_with(&self, narrower: &Self) -> Self {
-        let kept = self.users.iter().filter(|user| !narrower.users.iter().any(|other| other.name == user.name));
-        Self {
-            hostname: narrower.hostname.clone().or_else(|| self.hostname.clone()),
-            timezone: narrower.timezone.clone().or_else(|| self.timezone.clone()),
-            users: kept.chain(&narrower.users).cloned().collect(),
-            overlay_size: narrower.overlay_size.or(self.overlay_size),
-        }
-    }
-}
-
-impl User {
-    fn check(&self, at: &str, problems: &mut Vec<Problem>) {
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        let starts = self.name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-        if !starts || !self.name.chars().all(allowed) || self.name.len() > 32 {
-            problems.push(Problem::new(format!("{at}.name"), format!("{:?} is no login name", self.name)));
-        }
-        for (index, key) in self.ssh_authorized_keys.iter().enumerate() {
-            let words = key.split_whitespace().count();
-            if words < 2 || key.contains('\n') || key.contains("PRIVATE KEY") {
-                let message = "this is no public key such as \"ssh-ed25519 AAAA… comment\"";
-                problems.push(Problem::new(format!("{at}.sshAuthorizedKeys[{index}]"), message));
-            }
-        }
     }
 }
 

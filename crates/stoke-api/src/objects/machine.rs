@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeConfig, NodeState, Problem};
-use crate::names::{Bytes, MacAddr, ObjectName};
+use super::{ImagePin, NodeConfig, NodeState, Problem, VmDisk, disk};
+use crate::names::{Bytes, Digest, MacAddr, ObjectName};
 use crate::{Condition, LinkName};
 
 /// One machine: exactly one of its variants, and what is common to all.
@@ -25,6 +25,10 @@ pub struct MachineSpec {
     /// When it runs.
     #[serde(default)]
     pub run_strategy: RunStrategy,
+    /// The one version that it boots, whatever newer ones there are: `NAME@sha256:…` or `NAME:` and the first digits of its
+    /// digest. What its farm hands out if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePin>,
     /// Configuration that goes over the farm's.
     #[serde(default)]
     pub config: NodeConfig,
@@ -47,6 +51,9 @@ pub struct VmSpec {
     /// Where the firmware finds the system.
     #[serde(default)]
     pub boot: BootOrder,
+    /// Disks beside what it boots from; keyed by `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<VmDisk>,
 }
 
 fn one() -> u32 {
@@ -155,6 +162,9 @@ pub struct MachineStatus {
     /// Set by `stoke stop`, taken back by `stoke start`; the run strategy stays as it is written.
     #[serde(default)]
     pub stop_requested: bool,
+    /// The version that it gets when it boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
     /// Grows with each `stoke reboot`.
     #[serde(default)]
     pub reboots_requested: u64,
@@ -205,6 +215,7 @@ impl MachineSpec {
         if vm.firmware.bios.is_some() && vm.firmware.uefi.is_some() {
             problems.push(Problem::new("spec.vm.firmware", "name one firmware: bios or uefi"));
         }
+        problems.extend(disk::check(&vm.disks));
         if vm.boot.from == BootFrom::Network && self.nics.is_empty() {
             problems.push(Problem::new("spec.nics", "a machine that boots from the network needs an interface"));
         }

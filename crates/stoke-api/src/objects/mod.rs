@@ -4,13 +4,18 @@
 //! (a pool outside its subnet), by field, and does not stop at the first.
 
 mod debian;
+mod disk;
 mod farm;
 mod image;
+mod image_source;
 mod lan;
 mod machine;
 mod nbd;
+pub mod node_config;
 mod root_form;
+mod secret;
 mod server;
+mod update;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,16 +24,28 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use debian::{DebianSource, Hooks, RecipeFile};
+pub use disk::{DiskRoot, VmDisk};
 pub use farm::{
-    BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeConfig, NodeState, RootMode,
-    TftpMode, Trust, UefiLoader, UnknownClients, User,
+    BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeState, RootMode, TftpMode,
+    Trust, UefiLoader, UnknownClients,
 };
 pub use image::{Architecture, Forms, ImageSource, ImageSpec, ImageStatus, NetbootForm};
+pub use image_source::{ContainerfileSource, OciSource, TreeSource};
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
 pub use nbd::NbdTls;
+pub use node_config::{
+    BondMode, BondSpec, BridgeSpec, DnsClient, DropIn, FileEntry, FileMode, Hook, HookFailure, HookTime, HostEntry,
+    InterfaceSpec, KubeletSpec, ModuleEntry, MountEntry, NodeConfig, RegistryMirror, RuntimeSpec, SwapEntry, UnitEntry,
+    User, VlanSpec,
+};
 pub use root_form::{Cleanup, Compression, RootForm, RootFormat};
+pub use secret::{SecretRef, SecretSource};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
+pub use update::{
+    FAILED_BOOTS, HealthGate, ImagePin, NodeUpdate, RebootWay, Rehearsal, RehearsalPhase, RehearsalSpec, RolloutPhase,
+    RolloutStatus, UpdatePhase, UpdateSpec,
+};
 
 use crate::meta::{Metadata, ObjectRef};
 use crate::names::ObjectName;
@@ -182,6 +199,13 @@ impl AnyObject {
             .is_namespaced()
             .then(|| metadata.namespace.clone().or_else(|| crate::meta::DEFAULT_NAMESPACE.parse::<ObjectName>().ok()));
         ObjectRef { kind: self.kind(), namespace: namespace.flatten(), name: metadata.name.clone() }
+    }
+
+    /// Makes the paths of files that it names absolute: in a file they are seen from the folder that the file lies in.
+    pub fn resolve_paths(&mut self, folder: &std::path::Path) {
+        if let Self::Image(image) = self {
+            image.spec.source.resolve(folder);
+        }
     }
 
     /// What is well-formed and still wrong in the spec, each with its field.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::meta::ObjectRef;
 use crate::names::{Digest, MacAddr};
 use crate::node::RootInfo;
-use crate::objects::{LoaderSpec, NbdTls, NfsRoot, NodeConfig, RootMode, TftpMode, UnknownClients};
+use crate::objects::{DiskRoot, LoaderSpec, NbdTls, NfsRoot, NodeConfig, RootMode, TftpMode, UnknownClients};
 
 /// What booting clients are told of a farm; the input of the boot policy in `stoke-boot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct FarmConfig {
     /// The root of nodes with [`RootMode::Nfs`].
     #[serde(default)]
     pub nfs: Option<NfsRoot>,
+    /// The disk of nodes with [`RootMode::Disk`].
+    #[serde(default)]
+    pub disk: Option<DiskRoot>,
     /// Whether nodes that hold the root in memory give it to others.
     #[serde(default)]
     pub peers: bool,
@@ -196,4 +199,10 @@ pub struct FarmNode {
     pub config: NodeConfig,
     /// Follows the object's status: a resident agent that has seen less reboots.
     pub reboots_requested: u64,
+    /// The version that it gets when it boots; the farm's first if absent, or if it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// Whether its agent may let the running kernel start the new one when it is told to reboot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kexec: bool,
 }

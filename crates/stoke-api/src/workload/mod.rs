@@ -17,7 +17,7 @@ pub use router::{RouterConfig, RouterHost, RouterIpv6, RouterSubnet};
 
 use crate::meta::ObjectRef;
 use crate::names::{Bytes, LinkName, MacAddr};
-use crate::objects::{ImageSpec, Power, RunStrategy};
+use crate::objects::{ImageSpec, Power, RunStrategy, VmDisk};
 
 /// Something to run, for one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +127,9 @@ pub struct VmConfig {
     pub secure_boot: Option<TrustedKeys>,
     /// Network interfaces; the first boots.
     pub nics: Vec<VmNic>,
+    /// Disks.
+    #[serde(default)]
+    pub disks: Vec<VmDisk>,
     /// Whether it should be on.
     pub power: Power,
     /// Whether it is started again when it ends by itself.

@@ -90,4 +90,7 @@ pub struct RouterHost {
     pub address: Option<Ipv4Addr>,
     /// The farm that feeds it: key of [`RouterConfig::farms`].
     pub farm: Option<String>,
+    /// Unified kernel images of the version that it boots, as [`FarmBoot::kernels`]; the farm's if empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kernels: BTreeMap<Architecture, String>,
 }

@@ -253,6 +253,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         nodes: vec![node("rack1-07", MAC)],
         unknown_clients: UnknownClients::Ignore,
         root: RootMode::Auto,
+        disk: None,
         config: stoke_api::objects::NodeConfig::default(),
         domain: "lab.internal".to_owned(),
         certificate: folder.join("certificate.pem"),
