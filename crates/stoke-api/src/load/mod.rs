@@ -52,12 +52,23 @@ pub fn load_what_is_whole(paths: &[PathBuf]) -> (Vec<Loaded>, Vec<Finding>) {
     let mut all = Vec::new();
     for path in files {
         match files::read(&path) {
-            Ok(text) => all.push(parse(path, &text, &mut findings)),
+            Ok(text) => {
+                let mut loaded = parse(path, &text, &mut findings);
+                resolve_paths(&mut loaded);
+                all.push(loaded);
+            }
             Err(finding) => findings.push(finding),
         }
     }
     twice(&all, &mut findings);
     (all, findings)
+}
+
+/// A file's objects name other files as seen from where the file is, and are used by processes elsewhere.
+fn resolve_paths(loaded: &mut Loaded) {
+    let absolute = std::path::absolute(&loaded.path).unwrap_or_else(|_| loaded.path.clone());
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
+    loaded.objects.iter_mut().for_each(|(object, _)| object.resolve_paths(folder));
 }
 
 /// The files that [`load`] would read, as far as they can be found.

@@ -1,10 +1,13 @@
 //! `Image`: a source and the forms wanted of it.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::debian::DebianSource;
+use super::image_source::{ContainerfileSource, OciSource, TreeSource};
 use super::root_form::RootForm;
 use crate::Condition;
 use crate::names::Digest;
@@ -50,6 +53,38 @@ pub struct ImageSource {
     /// A Debian or Ubuntu recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debian: Option<DebianSource>,
+    /// A Containerfile, built by buildah.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containerfile: Option<ContainerfileSource>,
+    /// An OCI or Docker image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
+    /// A directory or a tar archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeSource>,
+}
+
+impl ImageSource {
+    /// Makes the paths of files absolute: they are seen from `folder`, where the file lies that names them.
+    pub(super) fn resolve(&mut self, folder: &Path) {
+        for lock in self.debian.iter_mut().filter_map(|source| source.lock.as_mut()) {
+            *lock = folder.join(&*lock).to_string_lossy().into_owned();
+        }
+        self.containerfile.iter_mut().for_each(|source| source.resolve(folder));
+        self.oci.iter_mut().for_each(|source| source.resolve(folder));
+        self.tree.iter_mut().for_each(|source| source.resolve(folder));
+    }
+
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let named = [self.debian.is_some(), self.containerfile.is_some(), self.oci.is_some(), self.tree.is_some()];
+        if named.iter().filter(|named| **named).count() != 1 {
+            let message = "name exactly one source: debian, containerfile, oci or tree";
+            return problems.push(Problem::new("spec.source", message));
+        }
+        self.debian.iter().for_each(|source| source.check(problems));
+        self.containerfile.iter().for_each(|source| source.check(problems));
+        self.oci.iter().for_each(|source| source.check(problems));
+    }
 }
 
 /// The forms of an image: each is made only if it is named.
@@ -98,10 +133,7 @@ impl ImageSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        match &self.source.debian {
-            None => problems.push(Problem::new("spec.source", "name one source: debian")),
-            Some(debian) => debian.check(&mut problems),
-        }
+        self.source.check(&mut problems);
         if self.architectures.is_empty() {
             problems.push(Problem::new("spec.architectures", "name at least one architecture, for example amd64"));
         }
