@@ -9,7 +9,7 @@ use crate::run::{cargo, output};
 /// Layer of each crate; an edge must lead to a lower layer, or to one that [`SIDEWAYS`] names.
 const LAYERS: &[(&str, &[&str])] = &[
     ("ground", &["stoke-api", "stoke-daemon", "stoke-sys"]),
-    ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd"]),
+    ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd", "stoke-tpm"]),
     (
         "engines",
         &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-secureboot", "stoke-vmm"],

@@ -43,6 +43,7 @@ const DEMO: &[Package] = &[
     package("iproute2", "/usr/sbin/ip", "looking at links"),
     package("uidmap", "/usr/bin/newuidmap", "image builds as an ordinary user"),
     package("openssh-client", "/usr/bin/ssh", "stoke ssh"),
+    package("swtpm", "/usr/bin/swtpm", "TPMs of virtual machines"),
 ];
 
 const TEST: &[Package] = &[
