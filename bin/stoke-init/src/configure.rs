@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn config() -> NodeConfig {
-        let user = |name: &str| User { name: name.into(), ssh_authorized_keys: vec![KEY.into()] };
+        let user = |name: &str| User { name: name.into(), ssh_authorized_keys: vec![KEY.into()], ..User::default() };
         NodeConfig {
             timezone: Some("Europe/Berlin".into()),
             users: vec![user("admin"), user("root")],

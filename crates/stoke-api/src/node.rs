@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Digest, MacAddr};
 use crate::objects::{DiskRoot, NfsRoot, NodeConfig, RootFormat};
+use crate::workload::BlobRef;
 
 /// Version of this protocol.
 pub const PROTOCOL: u16 = 1;

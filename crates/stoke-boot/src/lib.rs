@@ -5,10 +5,12 @@
 //! - [`loaders`]: boot programs and what has them.
 //! - [`render`]: the script that iPXE gets.
 //! - [`old_paths`]: paths that a DHCP server names which was set up for an older farm.
+//! - [`config`]: a node's own configuration out of all its scopes.
 //! - [`configs`]: the configurations that PXELINUX and GRUB get, by the names that they ask for.
 //!
 //! What this crate never does: I/O, reading a clock, knowing DHCP's wire format. Read [`policy`] first.
 
+pub mod config;
 pub mod configs;
 pub mod loaders;
 pub mod old_paths;

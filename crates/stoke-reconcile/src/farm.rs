@@ -8,6 +8,7 @@ use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, Trust, User};
 use stoke_api::report::{BuiltImage, FarmNodeReport};
 use stoke_api::workload::{FarmBoot, FarmConfig, FarmImage, FarmNode, Role, Workload};
 use stoke_api::{Condition, ObjectRef};
+use stoke_boot::config::{Scope, Source, merged};
 use stoke_boot::loaders;
 
 use crate::check::hostname;
@@ -227,7 +228,11 @@ fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
 fn node_config(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeConfig) -> NodeConfig {
     // A host name of the farm would be that of all its nodes.
     let wide = NodeConfig { hostname: None, ..farm.spec.config.clone() };
-    let mut config = with_access(view, wide.overlaid_with(own));
+    let scopes = [
+        Scope { source: Source::named("farm"), config: &wide },
+        Scope { source: Source::object(owner, "spec.config"), config: own },
+    ];
+    let mut config = with_access(view, merged(&scopes));
     config.hostname = Some(hostname(owner, own));
     config
 }
@@ -241,7 +246,11 @@ fn with_access(view: &View<'_>, mut config: NodeConfig) -> NodeConfig {
     match config.users.iter_mut().find(|user| user.name == "root") {
         Some(root) if root.ssh_authorized_keys.contains(key) => {}
         Some(root) => root.ssh_authorized_keys.push(key.clone()),
-        None => config.users.push(User { name: "root".to_owned(), ssh_authorized_keys: vec![key.clone()] }),
+        None => config.users.push(User {
+            name: "root".to_owned(),
+            ssh_authorized_keys: vec![key.clone()],
+            ..User::default()
+        }),
     }
     config
 }

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Map, Value};
 
 use super::finding::{Position, Positions, field_of, suggest};
 use super::tree::{Content, Key, Node, Scalar};
 use crate::names::{Bytes, Digest, LinkName, MacAddr, ObjectName};
-use crate::objects::Pool;
+use crate::objects::{FileMode, Pool};
 use crate::schema::{Schema, Sort};
 
 /// A finding before it has a file.
@@ -226,6 +226,10 @@ fn text_form(schema: Schema<'_>, text: &str) -> Option<String> {
         ("LinkName", _) => message::<LinkName>(text),
         ("Bytes", _) => message::<Bytes>(text),
         ("Pool", _) => message::<Pool>(text),
+        ("FileMode", _) => message::<FileMode>(text),
+        ("InterfaceAddress", _) => {
+            wanted(text.parse::<IpNet>().is_err(), "an address with its prefix such as 10.20.0.7/24")
+        }
         (_, "ipv4") => wanted(text.parse::<Ipv4Addr>().is_err(), "an IPv4 address such as 10.10.0.20"),
         (_, "ip") => wanted(text.parse::<IpAddr>().is_err(), "an IP address such as 10.10.0.20"),
         (_, "cidr6") => wanted(text.parse::<Ipv6Net>().is_err(), "an IPv6 network such as fd00:10::/64"),

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskRoot, NbdTls, Problem, RolloutStatus, UpdateSpec};
+use super::{DiskRoot, NbdTls, NodeConfig, Problem, RolloutStatus, UpdateSpec};
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
 use crate::node::Phase;

@@ -143,6 +143,7 @@ pub struct Object<Spec, Status> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 #[expect(missing_docs, reason = "each is documented where its spec is")]
+#[expect(clippy::large_enum_variant, reason = "objects are few, and passed on by reference")]
 pub enum AnyObject {
     Image(Object<ImageSpec, ImageStatus>),
     Lan(Object<LanSpec, LanStatus>),

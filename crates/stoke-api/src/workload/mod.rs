@@ -32,6 +32,7 @@ pub struct Workload {
 /// What to run, and how it is configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", content = "config")]
+#[expect(clippy::large_enum_variant, reason = "workloads are few, and passed on by reference")]
 pub enum Role {
     /// The LANs of this host: bridges, addresses, egress, ports. One for all objects.
     Node(NodeAgentConfig),
