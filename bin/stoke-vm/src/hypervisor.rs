@@ -10,7 +10,7 @@ use stoke_vmm::client::{Client, Events, OnReboot, QmpError};
 use stoke_vmm::process::{Process, last_messages, spawn};
 use stoke_vmm::qmp::Event;
 use stoke_vmm::spec::{Accelerator, Placement, Tap, VmFiles, VmSpec};
-use stoke_vmm::{disk, firmware, probe, qemu};
+use stoke_vmm::{disk, firmware, probe, qemu, tpm};
 use tokio::time::{Instant, sleep};
 
 use crate::capacity;
@@ -88,16 +88,31 @@ impl Hypervisor {
         let start = Start { spec, accelerator, reason, links, at_ms: now_ms(), reset_ms: 0 };
         memory.change(|record| record.start = Some(start.clone()))?;
         let place = |taps| Placement { accelerator, firmware, taps, files: files.clone() };
-        let process = launch(&start.spec, &ports, files, place)?;
-        let mut hypervisor = Self { process, control: None, files: files.clone(), start };
-        if let Err(error) = hypervisor.await_control().await {
-            hypervisor.process.kill();
-            // Reaped, and its lock on the state is gone, before anybody tries again.
-            hypervisor.process.exited().await;
-            return Err(error);
+        let tpm = if start.spec.tpm { Some(tpm::start(files).await?) } else { None };
+        let launched = launch(&start.spec, &ports, files, place);
+        let started = match launched {
+            Ok(process) => Self { process, control: None, files: files.clone(), start }.answering().await,
+            Err(error) => Err(error),
+        };
+        // It ends with QEMU, by itself; without QEMU it would wait for ever.
+        if let Some(tpm) = tpm {
+            keep_until_end(tpm, started.is_err());
         }
+        let hypervisor = started?;
+        let accelerator = hypervisor.start.accelerator;
         tracing::info!(pid = hypervisor.pid(), %accelerator, "started the machine");
         Ok(hypervisor)
+    }
+
+    /// Waits until it answers; one that does not is ended.
+    async fn answering(mut self) -> anyhow::Result<Self> {
+        if let Err(error) = self.await_control().await {
+            self.process.kill();
+            // Reaped, and its lock on the state is gone, before anybody tries again.
+            self.process.exited().await;
+            return Err(error);
+        }
+        Ok(self)
     }
 
     /// Waits until a new QEMU answers, and lets the guest run.
@@ -245,6 +260,14 @@ async fn next_event(control: &mut Option<(Client, Events)>, files: &VmFiles) -> 
             return Happening::Reconnected;
         }
     }
+}
+
+/// Reaps a process of ours when it ends.
+fn keep_until_end(mut process: Process, ends_now: bool) {
+    if ends_now {
+        process.kill();
+    }
+    tokio::spawn(async move { process.exited().await });
 }
 
 fn launch(

@@ -107,6 +107,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
         memory: vm.memory,
         firmware: if vm.firmware.bios.is_some() { FirmwareKind::Bios } else { FirmwareKind::Uefi },
         secure_boot: secure_boot(view, reference, machine).ok().flatten(),
+        tpm: vm.tpm,
         nics: machine.spec.nics.iter().map(nic).collect(),
         disks: vm.disks.clone(),
         power: power(machine),

@@ -6,6 +6,7 @@
 //! - [`disk`]: the files behind a machine's disks.
 //! - [`dialog`]: what firmware says on the console, and what to answer.
 //! - [`qmp`]: QEMU's control protocol without I/O; [`client`] is the thin driver of it.
+//! - [`tpm`]: the TPM of a machine, a process beside QEMU.
 //! - [`process`]: starting a QEMU that outlives us, and watching one whoever started it.
 //!
 //! What this crate never does: decide when a machine runs (that is `stoke-vm`), ask for LAN ports, talk to a store.
@@ -20,3 +21,4 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod spec;
+pub mod tpm;

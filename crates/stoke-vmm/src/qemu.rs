@@ -42,6 +42,9 @@ pub fn arguments(spec: &VmSpec, placement: &Placement) -> Vec<OsString> {
         block_device(&mut list, placement, index, disk.name.as_str());
     }
     list.option("-device", "virtio-rng-pci");
+    if spec.tpm {
+        tpm(&mut list, placement);
+    }
     sockets(&mut list, placement);
     // Children, new privileges and scheduling are nothing that a machine without helpers needs.
     list.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -114,6 +117,13 @@ fn block_device(list: &mut Arguments, placement: &Placement, index: usize, name:
     list.option("-device", format!("virtio-blk-pci,id=blk{index},drive=disk{index},serial={name}"));
 }
 
+/// The interface of TPM 2.0 that current machines have; the TPM itself is a process beside this one.
+fn tpm(list: &mut Arguments, placement: &Placement) {
+    list.option("-chardev", format!("socket,id=tpm,path={}", path(&placement.files.tpm_socket())));
+    list.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+    list.option("-device", "tpm-crb,tpmdev=tpm0");
+}
+
 fn sockets(list: &mut Arguments, placement: &Placement) {
     let files = &placement.files;
     let server = |id: &str, socket: &Path| format!("socket,id={id},path={},server=on,wait=off", path(socket));
@@ -162,6 +172,7 @@ mod tests {
             memory: Bytes(1 << 30),
             firmware,
             secure_boot: false,
+            tpm: false,
             macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
             disks: Vec::new(),
         }
@@ -278,6 +289,23 @@ mod tests {
         assert!(lines.contains("node-name=file0,filename=/state/node-1/disk-data.raw,"), "{lines}");
         assert!(lines.contains("-device virtio-blk-pci,id=blk0,drive=disk0,serial=data\n"), "{lines}");
         assert!(!lines.contains("bootindex=2"), "nothing boots from it: {lines}");
+    }
+
+    #[test]
+    fn a_tpm_is_reached_by_its_own_socket() {
+        let with = |tpm| {
+            let spec = VmSpec { tpm, ..spec(FirmwareKind::Uefi, &["52:54:00:00:00:01"]) };
+            let files = FirmwareFiles::Uefi { code: "/code.fd".into(), vars: "/v.fd".into(), secure: None };
+            lines(&spec, &placement(Accelerator::Tcg, files, &[(7, 1500)]))
+        };
+        let (without, with) = (with(false), with(true));
+        let added: Vec<_> = with.lines().filter(|line| !without.contains(line)).collect();
+        let expected = [
+            "-chardev socket,id=tpm,path=/run/node-1/tpm.sock",
+            "-tpmdev emulator,id=tpm0,chardev=tpm",
+            "-device tpm-crb,tpmdev=tpm0",
+        ];
+        assert_eq!(added, expected);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct VmSpec {
     /// Whether only signed programs start.
     #[serde(default)]
     pub secure_boot: bool,
+    /// Whether it has a TPM.
+    #[serde(default)]
+    pub tpm: bool,
     /// Link-layer addresses of the interfaces; the first boots.
     pub macs: Vec<MacAddr>,
     /// Disks.
@@ -46,6 +49,7 @@ impl VmSpec {
             memory: config.memory,
             firmware: config.firmware,
             secure_boot: config.secure_boot.is_some(),
+            tpm: config.tpm,
             macs: config.nics.iter().map(|nic| nic.mac).collect(),
             disks: config.disks.clone(),
         }
@@ -58,6 +62,7 @@ impl VmSpec {
             ("memory", self.memory != wanted.memory),
             ("firmware", self.firmware != wanted.firmware),
             ("Secure Boot", self.secure_boot != wanted.secure_boot),
+            ("TPM", self.tpm != wanted.tpm),
             ("interfaces", self.macs != wanted.macs),
             ("disks", self.disks != wanted.disks),
         ];
@@ -182,6 +187,21 @@ impl VmFiles {
     /// What is behind a disk.
     pub fn disk(&self, name: &str) -> PathBuf {
         self.state.join(format!("disk-{name}.raw"))
+    }
+
+    /// What its TPM keeps.
+    pub fn tpm_state(&self) -> PathBuf {
+        self.state.join("tpm")
+    }
+
+    /// Where its TPM is commanded.
+    pub fn tpm_socket(&self) -> PathBuf {
+        self.run.join("tpm.sock")
+    }
+
+    /// What its TPM says about itself.
+    pub fn tpm_messages(&self) -> PathBuf {
+        self.state.join("swtpm.log")
     }
 
     /// What is remembered of the machine.

@@ -12,4 +12,5 @@ mod adoption;
 mod console;
 mod lan;
 mod power;
+mod tpm;
 mod world;

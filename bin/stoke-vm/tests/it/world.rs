@@ -50,6 +50,7 @@ impl World {
             memory: Bytes(64 << 20),
             firmware: FirmwareKind::Bios,
             secure_boot: None,
+            tpm: false,
             nics: Vec::new(),
             disks: Vec::new(),
             power: Power::On,

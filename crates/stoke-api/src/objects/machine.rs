@@ -48,6 +48,9 @@ pub struct VmSpec {
     /// What starts first; UEFI if absent.
     #[serde(default)]
     pub firmware: Firmware,
+    /// Whether it has a TPM 2.0. Its state is kept; it goes when the machine is purged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tpm: bool,
     /// Where the firmware finds the system.
     #[serde(default)]
     pub boot: BootOrder,

@@ -126,6 +126,9 @@ pub struct VmConfig {
     /// Whose keys its UEFI trusts, if it starts nothing that is not signed.
     #[serde(default)]
     pub secure_boot: Option<TrustedKeys>,
+    /// Whether it has a TPM 2.0, whose state is in its state folder.
+    #[serde(default)]
+    pub tpm: bool,
     /// Network interfaces; the first boots.
     pub nics: Vec<VmNic>,
     /// Disks.
