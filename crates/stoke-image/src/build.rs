@@ -15,22 +15,23 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fs_err as fs;
 use fs_err::File;
 use sha2::{Digest as _, Sha256};
 use stoke_api::Digest;
 use stoke_api::node::{Baked, RootInfo};
-use stoke_api::objects::{DebianSource, NetbootForm, RootFormat};
+use stoke_api::objects::{NetbootForm, RootFormat};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::{BlobRef, ImageBuildConfig};
 
 use crate::clean::Rules;
-use crate::install::{self, Site};
+use crate::debian::{Debian, Place};
+use crate::install;
 use crate::modules::{self, Selection};
 use crate::process::{Space, version};
-use crate::recipe::{self, Plan, Privilege};
+use crate::recipe::Privilege;
 use crate::root::{self, Workshop};
 use crate::store::{Draft, ImageConfig, Part, Store, Workspace, measure, media};
 use crate::tree::{self, Cleaning, Kernel, Scan};
@@ -136,11 +137,10 @@ pub fn build(
 struct Job<'a> {
     store: Store,
     tools: &'a Tools,
-    debian: &'a DebianSource,
+    debian: Debian<'a>,
     form: &'a NetbootForm,
     architecture: &'static str,
     privilege: Privilege,
-    lines: Vec<String>,
     tree: Digest,
     stoke_init: Vec<u8>,
     stub: Vec<u8>,
@@ -158,9 +158,9 @@ impl<'a> Job<'a> {
         let debian = config.spec.source.debian.as_ref().ok_or_else(|| missing("spec.source", "name a source"))?;
         let form = config.spec.forms.netboot.as_ref().ok_or_else(|| missing("spec.forms", "name a form"))?;
         let architecture = "amd64";
-        let (lists, stanzas) = install::host_sources();
-        let lines = recipe::archive_lines(debian, &lists, &stanzas);
-        let tree = recipe::plan(debian, architecture, &lines, None, Privilege::Root).digest;
+        let privilege = install::privilege()?;
+        let debian = Debian::prepare(debian, architecture, privilege)?;
+        let tree = debian.digest();
         let stoke_init = fs::read(&tools.stoke_init)?;
         let stub = read_stub(&tools.stub)?;
         let versions = [version(&tools.mmdebstrap, "--version")?, file_system_version(tools, form)?];
@@ -173,8 +173,8 @@ impl<'a> Job<'a> {
         hash.update(Sha256::digest(&stoke_init));
         hash.update(Sha256::digest(&stub));
         let inputs = Digest(hash.finalize().into());
-        let (store, privilege) = (Store::open(&config.store)?, install::privilege()?);
-        Ok(Self { store, tools, debian, form, architecture, privilege, lines, tree, stoke_init, stub, inputs })
+        let store = Store::open(&config.store)?;
+        Ok(Self { store, tools, debian, form, architecture, privilege, tree, stoke_init, stub, inputs })
     }
 
     /// A version from the same inputs, whose parts are all there.
@@ -204,6 +204,7 @@ impl<'a> Job<'a> {
         let tree = self.tree(&workspace, &mut space, reporter)?;
         reporter.at("inspect", 0);
         let scan = tree::scan(&tree.path, tree.epoch).map_err(|error| space.explain(error))?;
+        self.debian.check(&scan.packages)?;
         let kernel = bootable(&scan)?;
         let selection = modules::select(&kernel.indexes).map_err(|missing| BuildError::Tree {
             field: "spec.source.debian.packages".to_owned(),
@@ -237,30 +238,19 @@ impl<'a> Job<'a> {
         if let Some(tree) = Tree::find(&folder, &self.tree)? {
             return Ok(tree);
         }
-        reporter.at("install packages", 0);
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let plan = self.plan(workspace, epoch)?;
-        let output = workspace.path().join("tree.tar.zst");
-        let mmdebstrap = self.tools.mmdebstrap.as_os_str();
-        let site = Site { mmdebstrap, workspace, output: &output, epoch, privilege: self.privilege };
-        install::install(&site, &plan, self.debian, space, &mut |percent| reporter.at("install packages", percent))?;
+        let (output, epoch) = (workspace.path().join("tree.tar.zst"), self.debian.epoch());
+        let place = Place { store: &self.store, workspace, output: &output };
+        self.debian
+            .install(&self.tools.mmdebstrap, &place, epoch, space, &mut |stage, done| reporter.at(stage, done))?;
         let tree = Tree::keep(&folder, &self.tree, epoch, &output)?;
         reporter.at("install packages", 100);
         Ok(tree)
     }
 
-    fn plan(&self, workspace: &Workspace, epoch: u64) -> Result<Plan, BuildError> {
-        let files = workspace.path().join("files.tar");
-        install::recipe_files(self.debian, &files, epoch)?;
-        let files = files.to_string_lossy();
-        let files = (!self.debian.files.is_empty()).then_some(files.as_ref());
-        Ok(recipe::plan(self.debian, self.architecture, &self.lines, files, self.privilege))
-    }
-
     /// The root with its hash tree, and the modules that were met on the way.
     fn root(&self, made: &Made<'_>, reporter: &mut Reporter<'_>) -> Result<(Root, Modules), BuildError> {
         reporter.at("root", 0);
-        let rules = Rules::sparing(self.debian.files.iter().map(|file| file.path.as_str()));
+        let rules = Rules::sparing(self.debian.own_paths());
         let Made { workspace, space, tree, scan, kernel, selection } = *made;
         let cleaning = Cleaning {
             rules: &rules,

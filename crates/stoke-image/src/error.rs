@@ -36,6 +36,24 @@ pub enum BuildError {
         /// What apt said.
         message: String,
     },
+    /// The lock file cannot be used.
+    #[error("{path}: {message}", path = path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the next step.
+        message: String,
+    },
+    /// A locked package that no archive has any more, and the cache neither.
+    #[error(
+        "the archive no longer has {package} ({message}); lock again to take what there is now (stoke image lock), or name a mirror in spec.source.debian.mirror that keeps old versions, such as snapshot.debian.org"
+    )]
+    PackageGone {
+        /// Name, version and architecture.
+        package: String,
+        /// What the archive said.
+        message: String,
+    },
     /// A command of the recipe failed.
     #[error("hook failed: {message}")]
     Hook {
@@ -108,6 +126,7 @@ impl BuildError {
             | Self::Hook { field, .. }
             | Self::Tree { field, .. } => Some(field),
             Self::Archive { .. } => Some("spec.source.debian.suite"),
+            Self::Lock { .. } | Self::PackageGone { .. } => Some("spec.source.debian.lock"),
             _ => None,
         }
     }

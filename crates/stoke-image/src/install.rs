@@ -248,7 +248,13 @@ fn newly_installed(line: &str) -> Option<u32> {
 }
 
 /// The error of an installation, by what was said.
-fn explain(tool: &OsStr, source: &DebianSource, said: &str, status: ExitStatus, space: &Space) -> BuildError {
+pub(crate) fn explain(
+    tool: &OsStr,
+    source: &DebianSource,
+    said: &str,
+    status: ExitStatus,
+    space: &Space,
+) -> BuildError {
     let archive = format!("{} {}", source.suite, source.components.join(" "));
     let unknown = said.lines().find_map(unknown_package);
     if let Some(package) = unknown {

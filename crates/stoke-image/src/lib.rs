@@ -22,10 +22,12 @@
 pub mod build;
 pub mod clean;
 pub mod cpio;
+mod debian;
 mod error;
 mod farm;
 mod initramfs;
 mod install;
+pub mod lock;
 pub mod modules;
 mod process;
 pub mod recipe;
@@ -38,4 +40,5 @@ pub mod verity;
 pub use build::{Progress, Tools, build};
 pub use error::BuildError;
 pub use farm::{Signature, farm_initramfs, farm_uki};
+pub use lock::Lock;
 pub use store::{Store, StoreError};

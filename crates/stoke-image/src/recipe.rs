@@ -10,7 +10,7 @@ const PLAN_VERSION: u32 = 1;
 
 /// What apt and dpkg are told in every build: no translations, no manuals, no fsync for a tree that is thrown away
 /// when the power fails.
-const APT_OPTIONS: [&str; 3] =
+pub(crate) const APT_OPTIONS: [&str; 3] =
     ["Acquire::Languages \"none\"", "Acquire::Retries \"3\"", "APT::Install-Recommends \"false\""];
 const DPKG_OPTIONS: [&str; 8] = [
     "force-unsafe-io",
@@ -133,31 +133,85 @@ pub struct Plan {
     pub digest: Digest,
 }
 
-/// Plans the installation of a recipe.
-///
-/// `files` is a tar archive of the recipe's files; its path is not part of the digest, their content is.
-pub fn plan(source: &DebianSource, architecture: &str, lines: &[String], files: Option<&str>, by: Privilege) -> Plan {
-    let mut arguments = fixed_arguments(source, architecture);
+/// What a recipe is read as: where its packages come from.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'a> {
+    /// The recipe.
+    pub source: &'a DebianSource,
+    /// Debian's name of the architecture.
+    pub architecture: &'a str,
+    /// The `deb` lines of the image.
+    pub lines: &'a [String],
+    /// Digest of the lock file, if there is one.
+    pub lock: Option<Digest>,
+}
+
+/// What of an installation lies in files of this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ingredients<'a> {
+    /// A tar archive of the recipe's files.
+    pub files: Option<&'a str>,
+    /// A folder with the locked packages, and their index: the only archive that is asked then.
+    pub packages: Option<&'a str>,
+}
+
+/// Plans the installation of a recipe. Where its ingredients lie is not part of the digest, their content is.
+pub fn plan(recipe: &Recipe<'_>, ingredients: &Ingredients<'_>, by: Privilege) -> Plan {
+    let Recipe { source, architecture, lines, lock } = *recipe;
+    // Before all others: the hook that merges /usr asks the archive, too.
+    let mut setup: Vec<String> = ingredients.packages.map(bring_packages).into_iter().flatten().collect();
+    let packages = names(&source.packages, lock.is_some());
+    let mut arguments = fixed_arguments(source, architecture, &packages);
     if let (Some(keyring), None) = (&source.keyring, &source.mirror) {
         arguments.push(format!("--keyring={keyring}"));
     }
-    let check = check_packages(&source.packages);
+    let check = check_packages(&packages);
     arguments.extend(check.map(|check| format!("--extract-hook={check}")));
-    let recipe = serde_json::to_string(source).unwrap_or_default();
-    let known_by = [format!("{PLAN_VERSION}"), recipe, arguments.join("\n"), lines.join("\n")].join("\0");
+    // Where the lock file lies is nothing to the tree.
+    let known = serde_json::to_string(&DebianSource { lock: None, ..source.clone() }).unwrap_or_default();
+    let lock = lock.map(|lock| lock.to_string()).unwrap_or_default();
+    let known_by = [format!("{PLAN_VERSION}"), known, arguments.join("\n"), lines.join("\n"), lock].join("\0");
     let digest = Digest(Sha256::digest(known_by).into());
+    arguments.splice(0..0, setup.drain(..));
     arguments.push(match by {
         Privilege::Root => "--mode=root".to_owned(),
         Privilege::Unshare => "--mode=unshare".to_owned(),
     });
-    arguments.extend(files.map(|tar| format!("--customize-hook=tar-in {} /", quote(tar))));
+    arguments.extend(ingredients.packages.map(|_| format!("--customize-hook={REMOVE_PACKAGES}")));
+    arguments.extend(ingredients.files.map(|tar| format!("--customize-hook=tar-in {} /", quote(tar))));
     arguments.extend(source.hooks.customize.iter().enumerate().map(|(index, hook)| customize(index, hook)));
     arguments.extend([source.suite.clone(), "-".to_owned()]);
     arguments.extend(lines.iter().cloned());
     Plan { arguments, digest }
 }
 
-fn fixed_arguments(source: &DebianSource, architecture: &str) -> Vec<String> {
+/// Where locked packages lie in a tree while it is installed.
+pub(crate) const PACKAGES_FOLDER: &str = "stokehold-packages";
+
+/// Copies the locked packages into the tree and makes them the only archive. The image's own list of archives waits
+/// beside. By path from outside: apt runs there, and mmdebstrap knows packages below the tree as such.
+fn bring_packages(folder: &str) -> [String; 2] {
+    let only = format!(
+        "set -e; cd \"$1\"; mkdir -p {PACKAGES_FOLDER}/lists etc/apt/sources.list.d; \
+         mv etc/apt/sources.list.d {PACKAGES_FOLDER}/lists; mkdir etc/apt/sources.list.d; \
+         test ! -e etc/apt/sources.list || mv etc/apt/sources.list {PACKAGES_FOLDER}/lists; \
+         printf 'deb [trusted=yes] file:%s ./\\n' \"$(printf %s \"$1/{PACKAGES_FOLDER}\" | sed 's/ /%20/g')\" \
+         > etc/apt/sources.list"
+    );
+    [format!("--setup-hook=copy-in {} /", quote(folder)), format!("--setup-hook={only}")]
+}
+
+/// Undoes [`bring_packages`], before anything of the recipe runs.
+const REMOVE_PACKAGES: &str = "set -e; cd \"$1\"; rm -r etc/apt/sources.list etc/apt/sources.list.d; \
+     mv stokehold-packages/lists/* etc/apt/; rm -r stokehold-packages";
+
+/// The packages as apt is asked for them. Of locked ones there is one version only, from no suite.
+fn names(packages: &[String], locked: bool) -> Vec<String> {
+    let bare = |package: &String| package.split('/').next().unwrap_or_default().to_owned();
+    packages.iter().map(|package| if locked { bare(package) } else { package.clone() }).collect()
+}
+
+fn fixed_arguments(source: &DebianSource, architecture: &str, packages: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = ["--verbose", "--variant=minbase", "--format=tar"].map(str::to_owned).into();
     arguments.push(format!("--architectures={architecture}"));
     arguments.push(format!("--components={}", source.components.join(",")));
@@ -165,8 +219,8 @@ fn fixed_arguments(source: &DebianSource, architecture: &str) -> Vec<String> {
     arguments.extend(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")));
     // Merged by links from the start, instead of by the package usrmerge, which brings all of Perl.
     arguments.push("--hook-dir=/usr/share/mmdebstrap/hooks/maybe-merged-usr".to_owned());
-    if !source.packages.is_empty() {
-        arguments.push(format!("--include={}", source.packages.join(",")));
+    if !packages.is_empty() {
+        arguments.push(format!("--include={}", packages.join(",")));
     }
     arguments
 }
@@ -249,10 +303,15 @@ mod tests {
 
     #[test]
     fn the_place_of_the_files_does_not_change_what_is_built() {
-        let digest = |files, by| plan(&recipe(), "amd64", &[], files, by).digest;
-        assert_eq!(digest(Some("/tmp/a"), Privilege::Root), digest(Some("/tmp/b"), Privilege::Unshare));
+        let digest = |source: &DebianSource, files, by| {
+            let recipe = Recipe { source, architecture: "amd64", lines: &[], lock: None };
+            plan(&recipe, &Ingredients { files, packages: files }, by).digest
+        };
+        let locked = DebianSource { lock: Some("/tmp/lock".to_owned()), ..recipe() };
+        let first = digest(&recipe(), Some("/tmp/a"), Privilege::Root);
+        assert_eq!(first, digest(&locked, Some("/tmp/b"), Privilege::Unshare));
         let other = DebianSource { packages: vec!["udev".to_owned()], ..recipe() };
-        assert_ne!(digest(None, Privilege::Root), plan(&other, "amd64", &[], None, Privilege::Root).digest);
+        assert_ne!(first, digest(&other, None, Privilege::Root));
     }
 
     #[test]

@@ -17,17 +17,17 @@ use crate::world::{run, spec, text};
 /// A kernel that installs in seconds, and what it needs to boot.
 const SMALLEST: [&str; 3] = ["systemd-sysv", "kmod", "linux-image-cloud-amd64"];
 
-fn tools(dir: &Path) -> Tools {
+pub(crate) fn tools(dir: &Path) -> Tools {
     let init = dir.join("stoke-init");
     fs::write(&init, b"a stand-in for stoke-init").unwrap();
     Tools::of_host(init)
 }
 
-fn config(store: &Path, spec: ImageSpec) -> ImageBuildConfig {
+pub(crate) fn config(store: &Path, spec: ImageSpec) -> ImageBuildConfig {
     ImageBuildConfig { name: "default/node".to_owned(), spec, store: store.to_owned() }
 }
 
-fn smallest() -> ImageSpec {
+pub(crate) fn smallest() -> ImageSpec {
     let mut spec = spec(&SMALLEST);
     let debian = spec.source.debian.as_mut().unwrap();
     let file = |path: &str, content: &str, mode: &str| RecipeFile {
@@ -40,7 +40,7 @@ fn smallest() -> ImageSpec {
     spec
 }
 
-fn silent(_: Progress) {}
+pub(crate) fn silent(_: Progress) {}
 
 /// Uncompressed archives of an initramfs, all of them.
 fn unpacked(initramfs: &[u8]) -> Vec<cpio::Found> {
@@ -219,7 +219,7 @@ fn helper_that_builds_as_somebody_else() {
 }
 
 fn an_ordinary_user_builds_the_same(dir: &Path, image: &BuiltImage) {
-    let user = User::make();
+    let user = User::make("b");
     // A place that the user's subordinate ids cannot reach, as a home folder is.
     let home = dir.join("home");
     fs::create_dir(&home).unwrap();
@@ -244,13 +244,14 @@ fn an_ordinary_user_builds_the_same(dir: &Path, image: &BuiltImage) {
 }
 
 /// A user of this host for the time of a test.
-struct User {
-    name: String,
+pub(crate) struct User {
+    pub(crate) name: String,
 }
 
 impl User {
-    fn make() -> Self {
-        let name = format!("stokeimg{}", std::process::id());
+    /// `purpose` tells the users of one process apart.
+    pub(crate) fn make(purpose: &str) -> Self {
+        let name = format!("stokeimg{purpose}{}", std::process::id());
         run("useradd", &["--no-create-home", "--user-group", &name]);
         let user = Self { name };
         let subids = fs::read_to_string("/etc/subuid").unwrap_or_default();

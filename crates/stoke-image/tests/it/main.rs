@@ -5,6 +5,8 @@ mod builds;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod locks;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod world;
