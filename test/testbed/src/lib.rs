@@ -6,6 +6,7 @@
 //! - [`machine::Foreign`]: a machine that nobody of ours started, on a wire to the installation.
 //! - [`Relay`]: a wire between worlds that is long, or loses frames.
 //! - [`peers`]: the servers that ours are measured against.
+//! - [`go_tool`]: test servers that are written in Go.
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
 
@@ -15,11 +16,13 @@ pub mod machine;
 pub mod metrics;
 pub mod peers;
 mod relay;
+mod tools;
 mod wait;
 mod world;
 
 pub use cache::cache;
 pub use installation::{Installation, User, programs};
 pub use relay::{Relay, Wire};
+pub use tools::{REGISTRY, go_tool};
 pub use wait::{Process, wait_for};
 pub use world::World;
