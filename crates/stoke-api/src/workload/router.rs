@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::FarmBoot;
+use super::{Architecture, FarmBoot};
 use crate::meta::ObjectRef;
 use crate::names::{LinkName, MacAddr};
 use crate::objects::{DhcpMode, Pool, Reservation};
