@@ -73,6 +73,7 @@ const TEST: &[Package] = &[
     package("sbsigntool", "/usr/bin/sbverify", "tests: a second opinion on signatures"),
     package("efitools", "/usr/bin/cert-to-efi-sig-list", "tests: a second opinion on signature lists"),
     package("openssl", "/usr/bin/openssl", "tests: the same on signed updates"),
+    package("systemd", "/lib/systemd/systemd-measure", "tests: a second opinion on what is measured"),
     package("qemu-system-arm", "/usr/bin/qemu-system-aarch64", "tests: machines of 64-bit Arm"),
     package("qemu-efi-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "tests: their firmware"),
 ];

@@ -37,7 +37,7 @@ pub enum SignError {
 }
 
 /// Where in a PE program is what matters for its signature (Microsoft's PE format specification).
-struct Layout {
+pub(crate) struct Layout {
     checksum: usize,
     /// The entry of the certificate table in the list of data directories.
     directory: usize,
@@ -46,13 +46,13 @@ struct Layout {
     sections: Vec<Range<usize>>,
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<usize> {
     let field: [u8; N] = *bytes.get(at..)?.first_chunk()?;
     Some(field.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
 }
 
 impl Layout {
-    fn of(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let pe = number::<4>(bytes, 0x3c).filter(|at| *at < 1 << 20)?;
         let optional = pe + 24;
         let well_formed = bytes.get(pe..pe + 4)? == b"PE\0\0" && number::<2>(bytes, optional)? == 0x20b;
@@ -89,11 +89,13 @@ impl Layout {
     }
 }
 
-/// SHA-256 of an unsigned program as Authenticode has it. `None` if it is none.
+/// SHA-256 of a program as Authenticode has it: the same before it is signed, if its length is a multiple of eight, and after.
+/// `None` if it is none.
 pub fn hash(program: &[u8]) -> Option<[u8; 32]> {
     let layout = Layout::of(program)?;
+    let signature = number::<4>(program, layout.directory + 4)?;
     let mut hash = Sha256::new();
-    for part in layout.hashed(program.len()) {
+    for part in layout.hashed(program.len().checked_sub(signature)?) {
         hash.update(program.get(part)?);
     }
     Some(hash.finalize().into())

@@ -6,6 +6,7 @@
 //!
 //! - [`keys`]: a set of keys in a folder, made once. Read it first.
 //! - [`authenticode`]: the signature in a PE program.
+//! - [`measured`]: what a TPM takes in of a program when it is started.
 //! - [`variables`]: signature lists, and updates of them that firmware takes from whoever holds the key above.
 //! - [`store`]: the variables in a virtual machine's flash.
 //! - `der`, `signed`: the encodings.
@@ -16,6 +17,7 @@
 pub mod authenticode;
 mod der;
 pub mod keys;
+pub mod measured;
 mod signed;
 pub mod store;
 pub mod variables;

@@ -2,3 +2,5 @@
 
 #[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod measured;
