@@ -10,6 +10,7 @@
 
 mod files;
 mod finding;
+mod referenced;
 mod tree;
 mod walk;
 
@@ -34,6 +35,8 @@ pub struct Loaded {
     pub path: PathBuf,
     /// Its objects in the order in which they are written, each with the places of its fields.
     pub objects: Vec<(AnyObject, Positions)>,
+    /// Files that were read because objects name them as part of themselves, found or not.
+    pub referenced: Vec<PathBuf>,
 }
 
 /// Loads all objects of the files, and of the YAML and JSON files in the folders.
@@ -53,7 +56,7 @@ pub fn load_what_is_whole(paths: &[PathBuf]) -> (Vec<Loaded>, Vec<Finding>) {
     for path in files {
         match files::read(&path) {
             Ok(text) => {
-                let mut loaded = parse(path, &text, &mut findings);
+                let mut loaded = parse(path, &text, true, &mut findings);
                 resolve_paths(&mut loaded);
                 all.push(loaded);
             }
@@ -82,7 +85,7 @@ pub fn find_files(paths: &[PathBuf]) -> Vec<PathBuf> {
 /// With everything that is wrong in it.
 pub fn load_text(path: &Path, text: &str) -> Result<Loaded, Vec<Finding>> {
     let mut findings = Vec::new();
-    let loaded = parse(path.to_owned(), text, &mut findings);
+    let loaded = parse(path.to_owned(), text, false, &mut findings);
     twice(std::slice::from_ref(&loaded), &mut findings);
     if findings.is_empty() { Ok(loaded) } else { Err(findings) }
 }
@@ -97,7 +100,8 @@ pub fn locate(all: &[Loaded], problem: &ObjectProblem) -> Option<Finding> {
     })
 }
 
-fn parse(path: PathBuf, text: &str, findings: &mut Vec<Finding>) -> Loaded {
+/// `reads` says whether files that objects name are read; they are left out otherwise.
+fn parse(path: PathBuf, text: &str, reads: bool, findings: &mut Vec<Finding>) -> Loaded {
     let (documents, malformed) = tree::parse(text);
     findings.extend(malformed.into_iter().map(|malformed| Finding {
         path: path.clone(),
@@ -106,9 +110,9 @@ fn parse(path: PathBuf, text: &str, findings: &mut Vec<Finding>) -> Loaded {
         message: malformed.message,
         hint: None,
     }));
-    let mut objects = Vec::new();
+    let (mut objects, mut referenced) = (Vec::new(), Vec::new());
     for document in documents.iter().filter(|document| !document.is_nothing()) {
-        let (object, mut walk) = read_document(document);
+        let (object, mut walk) = read_document(document, reads.then_some((&path, &mut referenced)));
         walk.wrong.sort_by_key(|wrong| wrong.at);
         findings.extend(walk.wrong.into_iter().map(|wrong| Finding {
             path: path.clone(),
@@ -119,11 +123,14 @@ fn parse(path: PathBuf, text: &str, findings: &mut Vec<Finding>) -> Loaded {
         }));
         objects.extend(object.map(|object| (object, walk.positions)));
     }
-    Loaded { path, objects }
+    Loaded { path, objects, referenced }
 }
 
 /// One document: an object if it can be told, and what is wrong with it.
-fn read_document(document: &Node) -> (Option<AnyObject>, Walk<'static>) {
+fn read_document(
+    document: &Node,
+    reading: Option<(&PathBuf, &mut Vec<PathBuf>)>,
+) -> (Option<AnyObject>, Walk<'static>) {
     let mut walk = Walk::new(schema::of(Kind::Machine));
     let Content::Map(_) = &document.content else {
         let hint = Some(format!("it begins with apiVersion: {API_VERSION} and kind: Machine (or another)"));
@@ -139,7 +146,10 @@ fn read_document(document: &Node) -> (Option<AnyObject>, Walk<'static>) {
         return (None, walk);
     }
     match serde_json::from_value::<AnyObject>(value) {
-        Ok(object) => {
+        Ok(mut object) => {
+            if let Some((from, paths)) = reading {
+                paths.extend(referenced::read(&mut object, from, &mut walk));
+            }
             check(&object, &mut walk);
             (Some(object), walk)
         }

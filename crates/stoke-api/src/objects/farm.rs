@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskRoot, NbdTls, NodeConfig, Problem, RolloutStatus, UpdateSpec};
+use super::{DiskRoot, LtspFile, NbdTls, NodeConfig, Problem, RolloutStatus, UpdateSpec};
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
 use crate::node::Phase;
@@ -34,6 +34,12 @@ pub struct FarmSpec {
     /// Configuration of all its nodes; a `Server`'s or `Machine`'s own goes over it.
     #[serde(default)]
     pub config: NodeConfig,
+    /// Configuration of an LTSP 5 farm, taken as it is: what it means for a node goes over `config`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lts_conf: Option<LtspFile>,
+    /// Configuration of a later LTSP, taken as it is, in place of `ltsConf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ltsp_conf: Option<LtspFile>,
     /// How nodes go over to another version of the image. If absent, each gets it when it happens to boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateSpec>,
@@ -267,6 +273,7 @@ impl FarmSpec {
         problems.extend(self.update.iter().flat_map(|update| update.check("spec.update")));
         problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
         problems.extend(self.boot.check_disk());
+        problems.extend(super::ltsp::check(self.lts_conf.as_ref(), self.ltsp_conf.as_ref()));
         match (self.boot.root, &self.boot.nfs) {
             (RootMode::Aoe, _) => {
                 let reason = "ATA over Ethernet is not supported: it has no authentication, loses requests on a busy \

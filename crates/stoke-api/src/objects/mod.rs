@@ -9,6 +9,7 @@ mod farm;
 mod image;
 mod image_source;
 mod lan;
+mod ltsp;
 mod machine;
 mod nbd;
 pub mod node_config;
@@ -32,6 +33,7 @@ pub use farm::{
 pub use image::{Architecture, Forms, ImageSource, ImageSpec, ImageStatus, NetbootForm};
 pub use image_source::{ContainerfileSource, OciSource, TreeSource};
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
+pub use ltsp::LtspFile;
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
 pub use nbd::NbdTls;
 pub use node_config::{
