@@ -12,7 +12,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd", "stoke-tpm"]),
     (
         "engines",
-        &["stoke-boot", "stoke-host", "stoke-image", "stoke-net", "stoke-reconcile", "stoke-secureboot", "stoke-vmm"],
+        &[
+            "stoke-boot",
+            "stoke-host",
+            "stoke-image",
+            "stoke-net",
+            "stoke-reconcile",
+            "stoke-registry",
+            "stoke-secureboot",
+            "stoke-signing",
+            "stoke-vmm",
+        ],
     ),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
@@ -26,6 +36,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-reconcile", "stoke-boot", "knows which boot programs a farm needs"),
     ("stoke-host", "stoke-boot", "finds boot programs"),
     ("stoke-host", "stoke-secureboot", "signs what its farms hand out"),
+    ("stoke-host", "stoke-signing", "verifies what its farms hand out"),
     ("stoke-vmm", "stoke-secureboot", "puts keys into the firmware of machines"),
     ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
@@ -39,7 +50,16 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
 ];
 
 /// Crates that must not reach tokio, built alone.
-const WITHOUT_TOKIO: &[&str] = &["stoke-init", "stoke-net", "stoke-reconcile", "stoke-image", "stoke-api", "stoke-sys"];
+const WITHOUT_TOKIO: &[&str] = &[
+    "stoke-registry",
+    "stoke-signing",
+    "stoke-init",
+    "stoke-net",
+    "stoke-reconcile",
+    "stoke-image",
+    "stoke-api",
+    "stoke-sys",
+];
 
 /// Libraries that only these crates of ours may import.
 const IMPORTERS: &[(&str, &[&str])] = &[

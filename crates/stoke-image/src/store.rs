@@ -11,9 +11,14 @@
 //! Readers take no lock: a blob appears by a rename when it is complete, and so does the index, after all the blobs
 //! that it names. Whoever is killed leaves at most a folder in `tmp`, which the next [`Store::open`] removes.
 
+mod archive;
+mod contents;
+mod incoming;
 mod layout;
 mod prune;
 mod publish;
+mod signatures;
+mod versions;
 mod workspace;
 
 use std::io::{self, Read, Write};
@@ -26,10 +31,15 @@ use stoke_api::Digest;
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::BlobRef;
 
+pub use archive::ArchiveError;
+pub use contents::{Content, Fault};
+pub use incoming::{Incoming, IncomingError};
 pub use layout::Package;
 pub(crate) use layout::{Descriptor, ImageConfig, Index, Manifest};
 pub use prune::Pruned;
 pub(crate) use publish::{Draft, Part, media};
+pub use signatures::{ImageSignature, payload, signed_digest};
+pub use versions::Version;
 pub(crate) use workspace::Workspace;
 
 /// Why the store cannot do what was asked.
@@ -53,6 +63,14 @@ pub enum StoreError {
         digest: Digest,
         /// What it lacks.
         part: &'static str,
+    },
+    /// There is no such version.
+    #[error("{name} has no version {digest}")]
+    NoVersion {
+        /// The image.
+        name: String,
+        /// The version that was asked for.
+        digest: Digest,
     },
 }
 

@@ -27,21 +27,43 @@ const SALT: [u8; 32] = *b"stokehold dm-verity salt, fixed.";
 pub fn append(path: &Path) -> io::Result<Verity> {
     let mut file = OpenOptions::new().read(true).append(true).open(path)?;
     let length = pad(&mut file)?;
-    let mut level = hash_blocks(&mut file)?;
+    let (root_hash, tree) = hash_tree(&mut file, &SALT)?;
+    file.write_all(&tree)?;
+    file.sync_all()?;
+    let data_blocks = length / BLOCK as u64;
+    Ok(Verity { root_hash, salt: hexadecimal(&SALT), data_blocks, hash_offset: length })
+}
+
+/// Whether data and hash tree, read from their beginning to their end, are those that the root hash stands for.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn is_intact(mut from: impl Read, verity: &Verity) -> io::Result<bool> {
+    let length = verity.data_blocks.saturating_mul(BLOCK as u64);
+    let Some(salt) = bytes(&verity.salt).filter(|_| length == verity.hash_offset) else { return Ok(false) };
+    let (root_hash, tree) = hash_tree(&mut (&mut from).take(length), &salt)?;
+    if root_hash != verity.root_hash {
+        return Ok(false);
+    }
+    // One byte more than expected is read, if there is one.
+    let mut found = Vec::new();
+    from.take(tree.len() as u64 + 1).read_to_end(&mut found)?;
+    Ok(found == tree)
+}
+
+/// The root hash of data, and the tree below it as it lies behind the data.
+fn hash_tree(data: &mut impl Read, salt: &[u8]) -> io::Result<(String, Vec<u8>)> {
+    let mut level = hash_blocks(data, salt)?;
     let mut levels = Vec::new();
     // The root hash is the hash of a single block: even one block of data gets a level of its own only if it must
     // (verity_ctr stops adding levels when one block is left).
     while level.len() > HASH {
         level.resize(level.len().next_multiple_of(BLOCK), 0);
-        let above = hash_blocks(&mut level.as_slice())?;
+        let above = hash_blocks(&mut level.as_slice(), salt)?;
         levels.push(std::mem::replace(&mut level, above));
     }
-    for level in levels.iter().rev() {
-        file.write_all(level)?;
-    }
-    file.sync_all()?;
-    let data_blocks = length / BLOCK as u64;
-    Ok(Verity { root_hash: hexadecimal(&level), salt: hexadecimal(&SALT), data_blocks, hash_offset: length })
+    levels.reverse();
+    Ok((hexadecimal(&level), levels.concat()))
 }
 
 fn pad(file: &mut fs_err::File) -> io::Result<u64> {
@@ -58,9 +80,9 @@ fn pad(file: &mut fs_err::File) -> io::Result<u64> {
 }
 
 /// The hashes of all blocks, behind each other.
-fn hash_blocks(blocks: &mut impl Read) -> io::Result<Vec<u8>> {
+fn hash_blocks(blocks: &mut impl Read, salt: &[u8]) -> io::Result<Vec<u8>> {
     let (mut hashes, mut buffer) = (Vec::new(), vec![0; BLOCK * HASHES_PER_BLOCK]);
-    let salted = Sha256::new_with_prefix(SALT);
+    let salted = Sha256::new_with_prefix(salt);
     loop {
         let filled = fill(blocks, &mut buffer)?;
         let chunk = buffer.get(..filled).unwrap_or_default();
@@ -85,6 +107,12 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+/// What [`hexadecimal`] wrote.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2);
+    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -21,6 +21,12 @@ pub(crate) const NAME: &str = "dev.stokehold.image.name";
 pub(crate) const INPUTS: &str = "dev.stokehold.image.inputs";
 /// Annotation in the index: what a farm's part was made from.
 pub(crate) const DERIVED_FROM: &str = "dev.stokehold.derived-from";
+/// Annotation in the index: the version is not pruned.
+pub(crate) const KEPT: &str = "dev.stokehold.image.kept";
+/// Annotation in the index: farms hand out this version, and not the newest.
+pub(crate) const HANDED_OUT: &str = "dev.stokehold.image.handed-out";
+/// Annotation in the index: when the version came into this store, in seconds since 1970.
+pub(crate) const PUBLISHED: &str = "dev.stokehold.image.published";
 /// The annotation that other tools find a version by.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -69,6 +75,12 @@ impl Default for Index {
 }
 
 impl Index {
+    /// The version that farms hand out: the one that was chosen, else the newest.
+    pub(crate) fn handed_out<'a>(&'a self, name: &'a str) -> Option<&'a Descriptor> {
+        let chosen = self.versions(name).rfind(|entry| entry.annotation(HANDED_OUT).is_some());
+        chosen.or_else(|| self.versions(name).next_back())
+    }
+
     /// The versions of one image, oldest first.
     pub(crate) fn versions<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a Descriptor> {
         self.manifests.iter().filter(move |entry| entry.annotation(NAME) == Some(name))
@@ -81,6 +93,7 @@ impl Index {
 pub(crate) struct Manifest {
     pub(crate) schema_version: u8,
     pub(crate) media_type: String,
+    #[serde(default)]
     pub(crate) artifact_type: String,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,

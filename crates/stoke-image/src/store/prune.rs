@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fs_err as fs;
 use stoke_api::Digest;
 
-use super::layout::{DERIVED_FROM, NAME};
+use super::layout::{KEPT, NAME};
 use super::{Index, Manifest, Store, StoreError};
 
 /// What a prune removed.
@@ -20,8 +20,20 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// Removes all but the newest `keep` versions of an image, and the farms' parts of the ones that go. Versions named
-    /// in `also_keep` stay, and so do blobs named there: what running nodes still read.
+    /// What [`Store::prune`] would remove now; changes nothing.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub fn prunable(&self, name: &str, keep: usize, also_keep: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let index = self.index()?;
+        let going = self.superfluous(&index, name, keep, also_keep)?;
+        let versions = index.versions(name).map(|entry| entry.digest);
+        Ok(versions.filter(|digest| going.contains(digest)).collect())
+    }
+
+    /// Removes all but the newest `keep` versions of an image, and what is attached to the ones that go: signatures,
+    /// farms' parts. The version that is handed out stays, and so do those that are marked as kept, those named in
+    /// `also_keep`, and blobs named there: what running nodes still read.
     ///
     /// # Errors
     /// If the store is damaged or cannot be written.
@@ -57,13 +69,16 @@ impl Store {
         keep: usize,
         also_keep: &[Digest],
     ) -> Result<BTreeSet<Digest>, StoreError> {
-        let old = index.versions(name).rev().skip(keep).map(|entry| entry.digest);
-        let mut going: BTreeSet<_> = old.filter(|digest| !also_keep.contains(digest)).collect();
+        let handed_out = index.handed_out(name).map(|entry| entry.digest);
+        let prunable = index.versions(name).rev().filter(|entry| entry.annotation(KEPT).is_none());
+        let old = prunable.skip(keep).map(|entry| entry.digest);
+        let mut going: BTreeSet<_> =
+            old.filter(|digest| !also_keep.contains(digest) && Some(*digest) != handed_out).collect();
         // The same content under another name stays, whole.
         for entry in index.manifests.iter().filter(|e| e.annotation(NAME).is_some_and(|other| other != name)) {
             going.remove(&entry.digest);
         }
-        let attached = index.manifests.iter().filter(|entry| entry.annotation(DERIVED_FROM).is_some());
+        let attached = index.manifests.iter().filter(|entry| entry.annotation(NAME).is_none());
         for entry in attached {
             let manifest: Manifest = self.json(&self.blob_path(&entry.digest))?;
             if manifest.subject.is_some_and(|subject| going.contains(&subject.digest)) {

@@ -55,9 +55,7 @@ impl Store {
         let mut entry = entry(media::NETBOOT, &manifest);
         let tag = format!("{}:{}", draft.name, manifest.digest.short());
         entry.annotations = annotations([(NAME, &draft.name), (INPUTS, &draft.inputs.to_string()), (REF_NAME, &tag)]);
-        self.append(entry.clone(), |old| {
-            old.digest == entry.digest && old.annotation(NAME) == Some(draft.name.as_str())
-        })?;
+        self.append_version(&draft.name, entry.clone())?;
         self.image(&entry)
     }
 
@@ -88,7 +86,7 @@ impl Store {
     }
 
     /// Puts an entry at the end of the index, and takes out the ones that it replaces.
-    fn append(&self, entry: Descriptor, replaces: impl Fn(&Descriptor) -> bool) -> Result<(), StoreError> {
+    pub(super) fn append(&self, entry: Descriptor, replaces: impl Fn(&Descriptor) -> bool) -> Result<(), StoreError> {
         let mut index = self.index()?;
         index.manifests.retain(|old| !replaces(old));
         index.manifests.push(entry);
@@ -102,13 +100,13 @@ impl Store {
         self.replace(&path, &text)
     }
 
-    fn put_json(&self, value: &impl serde::Serialize) -> Result<BlobRef, StoreError> {
+    pub(super) fn put_json(&self, value: &impl serde::Serialize) -> Result<BlobRef, StoreError> {
         let text = serde_json::to_vec(value);
         let text = text.map_err(|source| StoreError::Damaged { path: self.root.clone(), source })?;
         self.put_bytes(&text)
     }
 
-    fn measure_blob(&self, digest: &Digest) -> Result<BlobRef, StoreError> {
+    pub(super) fn measure_blob(&self, digest: &Digest) -> Result<BlobRef, StoreError> {
         let size = fs_err::metadata(self.blob_path(digest))?.len();
         Ok(BlobRef { digest: *digest, size })
     }
@@ -139,15 +137,20 @@ impl Store {
     }
 }
 
-fn manifest(kind: &str, config: Descriptor, layers: Vec<Descriptor>, subject: Option<Descriptor>) -> Manifest {
+pub(super) fn manifest(
+    kind: &str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    subject: Option<Descriptor>,
+) -> Manifest {
     let (media_type, artifact_type) = (MANIFEST.to_owned(), kind.to_owned());
     Manifest { schema_version: 2, media_type, artifact_type, config, layers, subject }
 }
 
-fn entry(kind: &str, manifest: &BlobRef) -> Descriptor {
+pub(super) fn entry(kind: &str, manifest: &BlobRef) -> Descriptor {
     Descriptor { artifact_type: Some(kind.to_owned()), ..Descriptor::new(MANIFEST, manifest) }
 }
 
-fn annotations<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
+pub(super) fn annotations<const N: usize>(pairs: [(&str, &String); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }

@@ -7,6 +7,8 @@ mod formats;
 #[cfg(test)]
 mod locks;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod world;
