@@ -38,9 +38,11 @@ use crate::tree::{self, Cleaning, Kernel, Scan};
 use crate::{BuildError, initramfs, uki, verity};
 
 /// The stages themselves are an input: another program may make another image of the same recipe.
-const STAGES: [&str; 9] = [
+const STAGES: [&str; 11] = [
     include_str!("build.rs"),
     include_str!("clean.rs"),
+    include_str!("clean/accounts.rs"),
+    include_str!("clean/pattern.rs"),
     include_str!("cpio.rs"),
     include_str!("initramfs.rs"),
     include_str!("modules.rs"),
@@ -169,7 +171,7 @@ impl<'a> Job<'a> {
         for part in [&STAGES.concat(), &config.name, &tree.to_string(), &versions.join(" "), &arguments] {
             hash.update(format!("{} {part}\n", part.len()));
         }
-        hash.update(format!("{:?}\n", form.root.format));
+        hash.update(format!("{:?}\n", form.root));
         hash.update(Sha256::digest(&stoke_init));
         hash.update(Sha256::digest(&stub));
         let inputs = Digest(hash.finalize().into());
@@ -250,7 +252,7 @@ impl<'a> Job<'a> {
     /// The root with its hash tree, and the modules that were met on the way.
     fn root(&self, made: &Made<'_>, reporter: &mut Reporter<'_>) -> Result<(Root, Modules), BuildError> {
         reporter.at("root", 0);
-        let rules = Rules::sparing(self.debian.own_paths());
+        let rules = Rules::of(&self.form.root, self.debian.own_paths());
         let Made { workspace, space, tree, scan, kernel, selection } = *made;
         let cleaning = Cleaning {
             rules: &rules,
@@ -258,10 +260,12 @@ impl<'a> Job<'a> {
             newest: scan.newest,
             kernel: &kernel.version,
             wanted: &selection.files,
+            people: &scan.people,
+            links: &scan.links,
         };
         let workshop = Workshop { tools: self.tools, workspace, privilege: self.privilege, space, time: scan.newest };
         let (file, format, mut read) = (workspace.path().join("root"), self.form.root.format, 0);
-        let modules = root::make(&workshop, format, &file, |out| {
+        let modules = root::make(&workshop, &self.form.root, &file, |out| {
             tree::clean(&tree.path, &cleaning, out, |bytes| {
                 read += bytes;
                 let percent = (read * 100).checked_div(scan.size).unwrap_or_default();

@@ -2,7 +2,15 @@
 //!
 //! Pure: a path goes in, its [`Fate`] comes out. A path that the recipe writes itself always ships as it is.
 
+pub mod accounts;
+pub mod pattern;
+
 use std::collections::BTreeSet;
+
+use stoke_api::objects::{Cleanup, RootForm};
+
+use self::accounts::AccountFile;
+use self::pattern::Pattern;
 
 /// What becomes of an entry of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +21,8 @@ pub enum Fate {
     Drop,
     /// An empty file ships in its place.
     Empty,
-    /// It ships with the date of password changes set to the tree's.
-    Shadow,
+    /// It ships without the day of the build, and without people if they stay behind.
+    Accounts(AccountFile),
 }
 
 /// The kind of an entry, as far as cleaning cares.
@@ -39,6 +47,35 @@ const HOLLOW: [&str; 10] = [
     "var/mail/",
     "lost+found/",
 ];
+
+/// Directories whose content belongs to a machine that ran and to its people.
+const HOLLOW_OF_MACHINES: [&str; 12] = [
+    "cdrom/",
+    "home/",
+    "media/",
+    "mnt/",
+    "root/",
+    "srv/",
+    "etc/NetworkManager/system-connections/",
+    "etc/cups/ppd/",
+    "var/lib/NetworkManager/",
+    "var/lib/dhcp/",
+    "var/lib/mysql/",
+    "var/lib/systemd/linger/",
+];
+
+/// Files of a machine that ran: printers, credentials of databases.
+const DROPPED_OF_MACHINES: [&str; 5] = [
+    "etc/cups/printers.conf",
+    "etc/cups/printers.conf.O",
+    "etc/cups/subscriptions.conf",
+    "etc/mysql/debian.cnf",
+    "var/lib/systemd/timesync/clock",
+];
+
+/// What version control keeps of `/etc`, with all below.
+const HISTORIES: [&str; 7] =
+    ["etc/.git", "etc/.gitignore", "etc/.bzr", "etc/.bzrignore", "etc/.hg", "etc/.hgignore", "etc/.etckeeper"];
 
 /// Directories whose files go and whose directories stay: services expect them with their owners.
 const FILELESS: [&str; 2] = ["var/log/", "var/cache/"];
@@ -71,8 +108,8 @@ const DROPPED: [&str; 24] = [
     "var/lib/systemd/credential.secret",
 ];
 
-/// Links to kernels at the top of the tree.
-const KERNEL_LINKS: [&str; 4] = ["vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"];
+/// At the top of the tree: links to kernels, and memory that was written out.
+const AT_TOP: [&str; 6] = ["vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old", "swapfile", "swap.img"];
 
 /// Caches that are state in truth: debconf's answers, needed by every later package operation.
 const DEBCONF: [&str; 2] = ["var/cache/debconf/config.dat", "var/cache/debconf/templates.dat"];
@@ -82,33 +119,63 @@ const DEBCONF: [&str; 2] = ["var/cache/debconf/config.dat", "var/cache/debconf/t
 pub struct Rules {
     /// Paths that the recipe writes, without leading slash.
     own: BTreeSet<String>,
+    cleanup: Cleanup,
+    exclude: Vec<Pattern>,
+    keep: Vec<Pattern>,
 }
 
 impl Rules {
-    /// Rules that spare these absolute paths.
-    pub fn sparing<'a>(own: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { own: own.into_iter().map(|path| path.trim_start_matches('/').to_owned()).collect() }
+    /// The rules of a form, which spare these absolute paths.
+    pub fn of<'a>(form: &RootForm, own: impl IntoIterator<Item = &'a str>) -> Self {
+        let patterns = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect();
+        Self {
+            own: own.into_iter().map(|path| path.trim_start_matches('/').to_owned()).collect(),
+            cleanup: form.cleanup,
+            exclude: patterns(&form.exclude),
+            keep: patterns(&form.keep),
+        }
+    }
+
+    /// Whether the people of the tree stay behind.
+    pub fn without_people(&self) -> bool {
+        self.cleanup == Cleanup::Machine
     }
 
     /// What becomes of the entry at `path`, written without leading `/` or `./`.
     pub fn fate(&self, path: &str, kind: EntryKind) -> Fate {
         let path = path.trim_end_matches('/');
-        if self.own.contains(path) {
+        let on_the_way = kind == EntryKind::Directory && self.keep.iter().any(|pattern| pattern.leads_below(path));
+        if self.own.contains(path) || on_the_way || self.keep.iter().any(|pattern| pattern.covers(path)) {
             return Fate::Keep;
         }
-        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-        let fileless = kind == EntryKind::Other && below(&FILELESS) && !DEBCONF.contains(&path);
-        if below(&HOLLOW) || fileless || DROPPED.contains(&path) || KERNEL_LINKS.contains(&path) || of_a_machine(path) {
+        if self.exclude.iter().any(|pattern| pattern.covers(path)) || self.never_ships(path, kind) {
             return Fate::Drop;
         }
-        match path {
+        match (path, AccountFile::at(path)) {
             // Empty, not missing: a missing one makes systemd run its first boot, which enables units by presets
             // (machine-id(5), "First Boot Semantics").
-            "etc/machine-id" | "etc/resolv.conf" => Fate::Empty,
-            "etc/shadow" => Fate::Shadow,
+            ("etc/machine-id" | "etc/resolv.conf", _) => Fate::Empty,
+            (_, Some(file)) if file == AccountFile::Shadow || self.without_people() => Fate::Accounts(file),
             _ => Fate::Keep,
         }
     }
+
+    fn never_ships(&self, path: &str, kind: EntryKind) -> bool {
+        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
+        let fileless = kind == EntryKind::Other && below(&FILELESS) && !DEBCONF.contains(&path);
+        let history = || {
+            HISTORIES
+                .iter()
+                .any(|top| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        };
+        let dropped = || DROPPED.contains(&path) || AT_TOP.contains(&path) || of_a_machine(path) || history();
+        below(&HOLLOW) || fileless || dropped() || (self.without_people() && of_a_machine_that_ran(path, kind))
+    }
+}
+
+fn of_a_machine_that_ran(path: &str, kind: EntryKind) -> bool {
+    let spooled = kind == EntryKind::Other && path.starts_with("var/spool/");
+    spooled || DROPPED_OF_MACHINES.contains(&path) || HOLLOW_OF_MACHINES.iter().any(|folder| path.starts_with(folder))
 }
 
 /// Names with a pattern: host keys, kernels (they are parts of their own), package leftovers.
@@ -121,21 +188,6 @@ fn of_a_machine(path: &str) -> bool {
         "etc" | "etc/default" => [".dpkg-old", ".dpkg-dist", ".dpkg-new"].iter().any(|suffix| name.ends_with(suffix)),
         _ => false,
     }
-}
-
-/// `/etc/shadow` with every date of the last change set to `day` (days since 1970): `passwd` writes the day of the build.
-pub fn shadow_of_day(shadow: &str, day: u64) -> String {
-    let line = |line: &str| {
-        let mut fields: Vec<&str> = line.split(':').collect();
-        let day = day.to_string();
-        match fields.get_mut(2) {
-            // 0 means that the password must be changed: a decision, not a date.
-            Some(changed) if !changed.is_empty() && *changed != "0" => *changed = &day,
-            _ => {}
-        }
-        fields.join(":") + "\n"
-    };
-    shadow.lines().map(line).collect()
 }
 
 #[cfg(test)]
@@ -183,14 +235,45 @@ mod tests {
 
     #[test]
     fn what_the_recipe_writes_ships() {
-        let rules = Rules::sparing(["/etc/hostname", "/var/log/keep"]);
+        let rules = Rules::of(&RootForm::default(), ["/etc/hostname", "/var/log/keep"]);
         assert_eq!(rules.fate("etc/hostname", EntryKind::Other), Fate::Keep);
         assert_eq!(rules.fate("var/log/keep", EntryKind::Other), Fate::Keep);
     }
 
     #[test]
-    fn the_day_of_the_build_is_not_in_shadow() {
-        let shadow = "root:*:20000:0:99999:7:::\nnew:!:0:0::::\nodd::\n";
-        assert_eq!(shadow_of_day(shadow, 7), "root:*:7:0:99999:7:::\nnew:!:0:0::::\nodd::\n");
+    fn what_people_exclude_goes_and_what_they_keep_stays() {
+        let form = RootForm {
+            exclude: vec!["/usr/share/zoneinfo".to_owned(), "/opt/*/cache".to_owned()],
+            keep: vec!["/usr/share/zoneinfo/Etc".to_owned(), "/var/log/app/template".to_owned()],
+            ..RootForm::default()
+        };
+        let rules = Rules::of(&form, []);
+        let file = |path: &str| rules.fate(path, EntryKind::Other);
+        assert_eq!((file("usr/share/zoneinfo/Asia/Baku"), file("opt/x/cache/y")), (Fate::Drop, Fate::Drop));
+        assert_eq!((file("usr/share/zoneinfo/Etc/UTC"), file("var/log/app/template")), (Fate::Keep, Fate::Keep));
+        assert_eq!(rules.fate("usr/share/zoneinfo", EntryKind::Directory), Fate::Keep);
+        assert_eq!(file("var/log/app/other"), Fate::Drop);
+    }
+
+    #[test]
+    fn a_machine_that_ran_leaves_its_people_behind() {
+        let machine = Rules::of(&RootForm { cleanup: Cleanup::Machine, ..RootForm::default() }, ["/root/.profile"]);
+        for path in ["home/ann/x", "root/.ssh/id", "srv/data", "var/spool/cron/crontabs/ann", "var/lib/mysql/ibdata1"] {
+            assert_eq!(machine.fate(path, EntryKind::Other), Fate::Drop, "{path}");
+            assert_eq!(fate(path), Fate::Keep, "{path}");
+        }
+        assert_eq!(machine.fate("var/spool/cron/crontabs", EntryKind::Directory), Fate::Keep);
+        assert_eq!(machine.fate("home", EntryKind::Directory), Fate::Keep);
+        assert_eq!(machine.fate("root/.profile", EntryKind::Other), Fate::Keep);
+        assert_eq!(machine.fate("etc/group", EntryKind::Other), Fate::Accounts(AccountFile::Group));
+        assert_eq!((fate("etc/group"), fate("etc/shadow")), (Fate::Keep, Fate::Accounts(AccountFile::Shadow)));
+    }
+
+    #[test]
+    fn histories_and_swap_never_ship() {
+        for path in ["etc/.git", "etc/.git/config", "swapfile"] {
+            assert_eq!(fate(path), Fate::Drop, "{path}");
+        }
+        assert_eq!((fate("etc/.gitattributes"), fate("usr/src/.git/config")), (Fate::Keep, Fate::Keep));
     }
 }

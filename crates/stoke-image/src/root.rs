@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use fs_err as fs;
-use stoke_api::objects::RootFormat;
+use stoke_api::objects::{Compression, RootForm, RootFormat};
 
 use crate::process::{self, MORTAL, Space, failure, mortal};
 use crate::recipe::Privilege;
@@ -36,13 +36,13 @@ pub(crate) struct Workshop<'a> {
 /// Makes the file system of a tree that `write_tree` writes as a tar archive.
 pub(crate) fn make<T>(
     workshop: &Workshop<'_>,
-    format: RootFormat,
+    form: &RootForm,
     image: &Path,
     write_tree: impl FnOnce(&mut dyn Write) -> io::Result<T>,
 ) -> Result<T, BuildError> {
-    let (tool, mut command) = match format {
-        RootFormat::Squashfs => squashfs(workshop, image)?,
-        RootFormat::Erofs => erofs(workshop, image)?,
+    let (tool, mut command) = match form.format {
+        RootFormat::Squashfs => squashfs(workshop, form.compression(), image)?,
+        RootFormat::Erofs => erofs(workshop, form.compression(), image)?,
     };
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
@@ -65,7 +65,7 @@ pub(crate) fn make<T>(
 
 /// A command that is root, at least in a user namespace of its own: the top folder of a squashfs from a tar archive
 /// belongs to whoever makes it. `ids` is what of the user's ids is there beside root.
-fn as_root(privilege: Privilege, ids: &str, program: &OsStr) -> Command {
+pub(crate) fn as_root(privilege: Privilege, ids: &str, program: &OsStr) -> Command {
     match privilege {
         Privilege::Root => mortal(program),
         // The signal is set inside: the kernel forgets it when a process gets capabilities (`commit_creds`).
@@ -77,7 +77,11 @@ fn as_root(privilege: Privilege, ids: &str, program: &OsStr) -> Command {
     }
 }
 
-fn squashfs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Command), BuildError> {
+fn squashfs<'a>(
+    workshop: &Workshop<'a>,
+    compression: Compression,
+    image: &Path,
+) -> Result<(&'a OsStr, Command), BuildError> {
     let tool = workshop.tools.mksquashfs.as_os_str();
     let mut command = as_root(workshop.privilege, "--map-root-user", process::find(tool)?.as_os_str());
     // By the variable, not by options: it also bounds the time of the top folder, which `-root-time` leaves at the time
@@ -85,11 +89,19 @@ fn squashfs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Com
     command.env("SOURCE_DATE_EPOCH", workshop.time.to_string());
     command.arg("-").arg(image).args(["-tar", "-noappend", "-quiet", "-no-progress"]);
     command.args(["-root-mode", "755"]);
-    command.args(["-comp", "zstd", "-Xcompression-level", SQUASHFS_LEVEL]);
+    command.args(match compression {
+        Compression::Zstd => &["-comp", "zstd", "-Xcompression-level", SQUASHFS_LEVEL][..],
+        Compression::Lz4 => &["-comp", "lz4"],
+        Compression::Lz4hc => &["-comp", "lz4", "-Xhc"],
+    });
     Ok((tool, command))
 }
 
-fn erofs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Command), BuildError> {
+fn erofs<'a>(
+    workshop: &Workshop<'a>,
+    compression: Compression,
+    image: &Path,
+) -> Result<(&'a OsStr, Command), BuildError> {
     let tool = workshop.tools.mkfs_erofs.as_os_str();
     let program = process::find(tool)?;
     let folder = workshop.workspace.path().join("tree");
@@ -97,9 +109,10 @@ fn erofs<'a>(workshop: &Workshop<'a>, image: &Path) -> Result<(&'a OsStr, Comman
     // In one namespace: what tar unpacks as root there, mkfs.erofs must read as root there.
     let script = "tar --extract --directory \"$1\" --preserve-permissions --same-owner --numeric-owner --xattrs \
                   --xattrs-include='*' --delay-directory-restore && chmod 755 \"$1\" && \
-                  \"$2\" -zlz4hc -T \"$3\" -U \"$4\" \"$5\" \"$1\" >/dev/null && rm -rf \"$1\"";
+                  \"$2\" \"-z$6\" -T \"$3\" -U \"$4\" \"$5\" \"$1\" >/dev/null && rm -rf \"$1\"";
     let mut command = as_root(workshop.privilege, "--map-auto", OsStr::new("sh"));
     command.args(["-c", script, "erofs"]).arg(&folder).arg(program).arg(workshop.time.to_string());
     command.arg(EROFS_UUID).arg(image);
+    command.arg(if compression == Compression::Lz4 { "lz4" } else { "lz4hc" });
     Ok((tool, command))
 }

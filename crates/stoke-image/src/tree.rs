@@ -11,7 +11,8 @@ use std::path::Path;
 use fs_err::File;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-use crate::clean::{EntryKind, Fate, Rules, shadow_of_day};
+use crate::clean::accounts::{AccountFile, People, shadow_of_day};
+use crate::clean::{EntryKind, Fate, Rules};
 use crate::modules::{Indexes, plain};
 use crate::store::Package;
 
@@ -28,6 +29,9 @@ pub(crate) struct Scan {
     pub(crate) has_init: bool,
     pub(crate) os_release: Vec<u8>,
     pub(crate) packages: Vec<Package>,
+    pub(crate) people: People,
+    /// Files that have other names as well: the names by the one that has the content.
+    pub(crate) links: BTreeMap<String, Vec<String>>,
     /// By version.
     kernels: BTreeMap<Version, Kernel>,
 }
@@ -90,6 +94,14 @@ fn path_of(entry: &Entry<'_, impl Read>) -> io::Result<String> {
     Ok(path.trim_start_matches("./").trim_matches('/').to_owned())
 }
 
+/// What a link points at. A hard link names an entry of its archive, here without `./`.
+fn target_of(entry: &Entry<'_, impl Read>) -> String {
+    let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+    let target = String::from_utf8_lossy(&target).into_owned();
+    let hard = entry.header().entry_type() == EntryType::Link;
+    if hard { target.trim_start_matches("./").trim_start_matches('/').to_owned() } else { target }
+}
+
 fn read_all(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     entry.read_to_end(&mut content)?;
@@ -121,10 +133,15 @@ fn look(scan: &mut Scan, path: &str, entry: &mut Entry<'_, impl Read>) -> io::Re
     if ["sbin/init", "usr/sbin/init", "usr/lib/systemd/systemd", "lib/systemd/systemd"].contains(&path) {
         scan.has_init = true;
     }
+    if kind == EntryType::Link {
+        scan.links.entry(target_of(entry)).or_default().push(path.to_owned());
+    }
     if kind != EntryType::Regular {
         return Ok(());
     }
-    if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
+    if let Some(file) = AccountFile::at(path) {
+        scan.people.learn(file, &read_text(entry)?);
+    } else if let Some(version) = path.strip_prefix("boot/vmlinuz-") {
         let image = read_all(entry)?;
         scan.kernel_of(version).image = image;
     } else if let Some((version, name)) = in_modules(path) {
@@ -176,6 +193,9 @@ pub(crate) struct Cleaning<'a> {
     /// Version of the kernel that ships, and the modules of it that are wanted, by path below its folder.
     pub(crate) kernel: &'a str,
     pub(crate) wanted: &'a BTreeSet<String>,
+    pub(crate) people: &'a People,
+    /// As in [`Scan::links`].
+    pub(crate) links: &'a BTreeMap<String, Vec<String>>,
 }
 
 /// Writes the clean tree, and returns the wanted modules, uncompressed, by their uncompressed paths.
@@ -194,23 +214,21 @@ pub(crate) fn clean(
         if path.is_empty() {
             continue;
         }
-        let kind = if entry.header().entry_type().is_dir() { EntryKind::Directory } else { EntryKind::Other };
-        match cleaning.rules.fate(&path, kind) {
-            Fate::Drop => {}
-            Fate::Empty => ship(&mut builder, cleaning, &path, &mut entry, Some(Vec::new()))?,
-            Fate::Shadow => {
-                let shadow = shadow_of_day(&read_text(&mut entry)?, cleaning.newest / SECONDS_A_DAY);
-                ship(&mut builder, cleaning, &path, &mut entry, Some(shadow.into_bytes()))?;
-            }
+        let Some((path, fate)) = cleaning.place(path, &entry) else { continue };
+        let content = match fate {
+            Fate::Drop => continue,
+            Fate::Empty => Some(Vec::new()),
+            Fate::Accounts(file) => Some(cleaning.accounts(file, &read_text(&mut entry)?).into_bytes()),
             Fate::Keep => match in_modules(&path).filter(|(version, name)| cleaning.wants(version, name)) {
-                None => ship(&mut builder, cleaning, &path, &mut entry, None)?,
+                None => None,
                 Some((_, name)) => {
                     let content = read_all(&mut entry)?;
                     modules.insert(plain(name).to_owned(), decompress(name, &content)?);
-                    ship(&mut builder, cleaning, &path, &mut entry, Some(content))?;
+                    Some(content)
                 }
             },
-        }
+        };
+        ship(&mut builder, cleaning, &path, &mut entry, content)?;
     }
     up_to_date(&mut builder, cleaning)?;
     builder.into_inner()?.flush()?;
@@ -235,6 +253,35 @@ impl Cleaning<'_> {
     fn wants(&self, version: &str, name: &str) -> bool {
         version == self.kernel && self.wanted.contains(name)
     }
+
+    fn fate(&self, path: &str, entry: &Entry<'_, impl Read>) -> Fate {
+        let kind = if entry.header().entry_type().is_dir() { EntryKind::Directory } else { EntryKind::Other };
+        self.rules.fate(path, kind)
+    }
+
+    /// Under which name an entry ships, and how; `None` if it is there under another one already.
+    ///
+    /// A file that goes may have other names that stay: the first of these gets the content.
+    fn place(&self, path: String, entry: &Entry<'_, impl Read>) -> Option<(String, Fate)> {
+        let fate = self.fate(&path, entry);
+        match entry.header().entry_type() {
+            EntryType::Link if self.heir(&target_of(entry)) == Some(&path) => None,
+            EntryType::Regular if fate == Fate::Drop => self.heir(&path).map(|heir| (heir.clone(), Fate::Keep)),
+            _ => Some((path, fate)),
+        }
+    }
+
+    /// The name that stays of a file whose first name goes.
+    fn heir(&self, path: &str) -> Option<&String> {
+        let gone = |path: &str| self.rules.fate(path, EntryKind::Other) == Fate::Drop;
+        let names = self.links.get(path).filter(|_| gone(path))?;
+        names.iter().find(|name| !gone(name))
+    }
+
+    fn accounts(&self, file: AccountFile, text: &str) -> String {
+        let own = if self.rules.without_people() { self.people.removed_from(file, text) } else { text.to_owned() };
+        if file == AccountFile::Shadow { shadow_of_day(&own, self.newest / SECONDS_A_DAY) } else { own }
+    }
 }
 
 /// Writes one entry, with its own content or another one.
@@ -252,11 +299,9 @@ fn ship(
     let attributes = kept_attributes(entry)?;
     builder.append_pax_extensions(attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
     if matches!(header.entry_type(), EntryType::Link | EntryType::Symlink) && content.is_none() {
-        let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-        let target = String::from_utf8_lossy(&target).into_owned();
-        // A hard link names an entry of this archive, whose names have no `./`.
+        let target = target_of(entry);
         let hard = header.entry_type() == EntryType::Link;
-        let target = if hard { target.trim_start_matches("./").to_owned() } else { target };
+        let target = cleaning.heir(&target).filter(|_| hard).cloned().unwrap_or(target);
         return builder.append_link(&mut header, path, target);
     }
     match content {
