@@ -220,9 +220,37 @@ impl Machine<'_> {
             address: lease.address,
             dns: &lease.dns,
             machine_id: &machine_id,
+            boot: configure::BootLink {
+                name: self.connected.interface.name.clone(),
+                mac: self.connected.interface.mac,
+            },
             config: &plan.config,
+            secrets: &configure::Secrets::new(),
         };
-        configure::apply(layers::NEW_ROOT.as_ref(), &settings).context("could not configure the node")
+        let root = layers::NEW_ROOT.as_ref();
+        let mut applied = configure::apply(root, &settings).context("could not configure the node")?;
+        for remark in &applied.remarks {
+            self.journal.say(remark);
+        }
+        let remarks =
+            configure::run_before_init(root, &plan.config.hooks, &self.hook_environment(plan), self.journal)?;
+        applied.remarks.extend(remarks);
+        Ok(applied)
+    }
+
+    /// What hooks before init may know of this boot.
+    fn hook_environment(&self, plan: &Plan) -> Vec<(String, String)> {
+        let Connected { interface, lease, .. } = &self.connected;
+        let word = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            word("HOSTNAME", configure::hostname(&plan.name, &plan.config).to_owned()),
+            word("STOKEHOLD_NODE", plan.name.clone()),
+            word("STOKEHOLD_ADDRESS", lease.address.to_string()),
+            word("STOKEHOLD_INTERFACE", interface.name.clone()),
+            word("STOKEHOLD_MAC", interface.mac.to_string()),
+            word("STOKEHOLD_SERVER", lease.server.to_string()),
+            word("STOKEHOLD_IMAGE", plan.image.map(|image| image.to_string()).unwrap_or_default()),
+        ]
     }
 
     /// Starts the resident, records the boot and becomes the system's init.

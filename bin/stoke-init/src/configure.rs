@@ -1,23 +1,41 @@
 //! Puts the node's configuration into its new root, before anything of it runs.
 //!
 //! All of it goes into the writable layer, so nothing of it is left at the next boot. What a step needs and the image
-//! does not have (no sshd, no time zones) is left out; what cannot be written is an error.
+//! does not have (no sshd, no time zones) is left out, and remarked if the configuration asks for it; what cannot be
+//! written is an error. One module for each group of fields; [`apply`] tells the order. Files come after what the typed
+//! fields write, but for mounts, which go into the fstab that a file may have replaced, and hooks, which come last of all.
 
-use std::fs::{self, Permissions};
-use std::io;
+mod files;
+mod hooks;
+mod kernel;
+mod kubernetes;
+mod mounts;
+mod names;
+mod network;
+mod root;
+mod units;
+mod users;
+
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use stoke_api::objects::{NodeConfig, User};
+use anyhow::Result;
+use stoke_api::objects::NodeConfig;
 
-use crate::accounts::{Account, Accounts};
+pub(crate) use self::files::Secrets;
+pub(crate) use self::hooks::{ENTER, OUTPUT, enter, failures, run_before_init};
+pub(crate) use self::network::BootLink;
+use self::root::Root;
+use self::units::{UNITS, has_systemd};
 use crate::hostkey;
 
 /// The resident looks here for the system being up; the unit below makes it.
 pub(crate) const READY_FILE: &str = "/run/stokehold/ready";
-const UNIT: &str = "stokehold-ready.service";
+/// The resident looks here for a system that did not come up; the unit below makes it.
+pub(crate) const EMERGENCY_FILE: &str = "/run/stokehold/emergency";
+/// The unit that says that the system is up.
+const READY_UNIT: &str = "stokehold-ready.service";
+const EMERGENCY_UNIT: &str = "stokehold-emergency.service";
 
 /// What is applied.
 #[derive(Debug)]
@@ -27,7 +45,9 @@ pub(crate) struct Settings<'a> {
     pub(crate) address: Ipv4Addr,
     pub(crate) dns: &'a [Ipv4Addr],
     pub(crate) machine_id: &'a str,
+    pub(crate) boot: BootLink,
     pub(crate) config: &'a NodeConfig,
+    pub(crate) secrets: &'a Secrets,
 }
 
 /// What came of it.
@@ -37,19 +57,47 @@ pub(crate) struct Applied {
     pub(crate) ssh_host_keys: Vec<String>,
     /// Whether the system will say when it is up.
     pub(crate) says_ready: bool,
+    /// What the configuration asks for and the image cannot do.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// What the configuration asks for and the image cannot do, collected.
+#[derive(Debug, Default)]
+pub(crate) struct Remarks(Vec<String>);
+
+impl Remarks {
+    fn add(&mut self, remark: impl Into<String>) {
+        self.0.push(remark.into());
+    }
+
+    fn into_lines(self) -> Vec<String> {
+        self.0
+    }
 }
 
 /// Applies the settings to the root at `root`.
 pub(crate) fn apply(root: &Path, settings: &Settings<'_>) -> Result<Applied> {
-    let root = Root(root);
-    let hostname = settings.config.hostname.as_deref().unwrap_or(settings.name);
-    root.write("etc/hostname", &format!("{hostname}\n"), 0o644)?;
-    root.write("etc/hosts", &hosts(hostname, settings.domain, settings.address), 0o644)?;
-    root.write("etc/resolv.conf", &resolv_conf(settings.domain, settings.dns), 0o644)?;
-    root.write("etc/machine-id", &format!("{}\n", settings.machine_id), 0o444)?;
-    time_zone(&root, settings.config.timezone.as_deref().unwrap_or("Etc/UTC"))?;
-    users(&root, &settings.config.users)?;
-    Ok(Applied { ssh_host_keys: host_keys(&root, hostname)?, says_ready: ready_unit(&root)? })
+    let (root, config, mut remarks) = (Root(root), settings.config, Remarks::default());
+    let hostname = hostname(settings.name, config);
+    let hosts = names::hosts(hostname, settings.domain, settings.address, &config.hosts);
+    root.write("etc/hostname", format!("{hostname}\n"), 0o644)?;
+    root.write("etc/hosts", hosts, 0o644)?;
+    root.write("etc/resolv.conf", names::resolv_conf(&config.dns, settings.domain, settings.dns), 0o644)?;
+    root.write("etc/machine-id", format!("{}\n", settings.machine_id), 0o444)?;
+    names::time_zone(root, config.timezone.as_deref(), &mut remarks)?;
+    names::ntp(root, &config.ntp, &mut remarks)?;
+    users::write(root, &config.users)?;
+    network::write(root, &config.interfaces, &settings.boot, &mut remarks)?;
+    kernel::write(root, config)?;
+    units::write(root, &config.units, &mut remarks)?;
+    kubernetes::runtime(root, &config.runtime, &mut remarks)?;
+    kubernetes::kubelet(root, &config.kubelet, &mut remarks)?;
+    files::write(root, &config.files, settings.secrets)?;
+    mounts::write(root, config)?;
+    let ssh_host_keys = host_keys(root, hostname)?;
+    let says_ready = state_units(root)?;
+    hooks::write(root, &config.hooks, &mut remarks)?;
+    Ok(Applied { ssh_host_keys, says_ready, remarks: remarks.into_lines() })
 }
 
 /// The kernel's host name: the node's own, which may have a domain.
@@ -57,66 +105,8 @@ pub(crate) fn hostname<'a>(name: &'a str, config: &'a NodeConfig) -> &'a str {
     config.hostname.as_deref().unwrap_or(name)
 }
 
-fn hosts(hostname: &str, domain: &str, address: Ipv4Addr) -> String {
-    let short = hostname.split('.').next().unwrap_or(hostname);
-    let full = match (hostname.contains('.'), domain.is_empty()) {
-        (false, false) => format!("{hostname}.{domain}"),
-        _ => hostname.to_owned(),
-    };
-    let names = if full == short { full } else { format!("{full} {short}") };
-    format!("127.0.0.1 localhost\n{address} {names}\n::1 localhost ip6-localhost ip6-loopback\n")
-}
-
-fn resolv_conf(domain: &str, dns: &[Ipv4Addr]) -> String {
-    let search = if domain.is_empty() { String::new() } else { format!("search {domain}\n") };
-    dns.iter().fold(search, |text, server| text + &format!("nameserver {server}\n"))
-}
-
-/// localtime(5): a link into the zone files, if the image has that zone.
-fn time_zone(root: &Root<'_>, zone: &str) -> Result<()> {
-    let target = format!("usr/share/zoneinfo/{zone}");
-    if !root.has(&target) {
-        return Ok(());
-    }
-    root.write("etc/timezone", &format!("{zone}\n"), 0o644)?;
-    root.link("etc/localtime", &format!("/{target}"))
-}
-
-fn users(root: &Root<'_>, users: &[User]) -> Result<()> {
-    if users.is_empty() {
-        return Ok(());
-    }
-    let before =
-        Accounts { passwd: root.read("etc/passwd"), shadow: root.read("etc/shadow"), group: root.read("etc/group") };
-    let mut accounts = before.clone();
-    let shell = if root.has("bin/bash") { "/bin/bash" } else { "/bin/sh" };
-    let owners: Vec<_> = users.iter().map(|user| (user, accounts.ensure(&user.name, shell))).collect();
-    for (file, old, new, mode) in [
-        ("etc/passwd", &before.passwd, &accounts.passwd, 0o644),
-        ("etc/group", &before.group, &accounts.group, 0o644),
-        ("etc/shadow", &before.shadow, &accounts.shadow, 0o640),
-    ] {
-        if old != new {
-            root.replace(file, new, mode)?;
-        }
-    }
-    owners.into_iter().try_for_each(|(user, account)| keys(root, user, &account))
-}
-
-/// The account's home and its `authorized_keys`, as sshd wants them: nobody else may write there.
-fn keys(root: &Root<'_>, user: &User, account: &Account) -> Result<()> {
-    let home = account.home.trim_start_matches('/').to_owned();
-    let ssh = format!("{home}/.ssh");
-    root.folder(&home, 0o700, account)?;
-    root.folder(&ssh, 0o700, account)?;
-    let lines: String = user.ssh_authorized_keys.iter().flat_map(|key| [key.trim(), "\n"]).collect();
-    let file = format!("{ssh}/authorized_keys");
-    root.write(&file, &lines, 0o600)?;
-    root.own(&file, account)
-}
-
 /// Public halves of the node's host keys; one is made if the image has sshd and no key.
-fn host_keys(root: &Root<'_>, hostname: &str) -> Result<Vec<String>> {
+fn host_keys(root: Root<'_>, hostname: &str) -> Result<Vec<String>> {
     if !root.has("usr/sbin/sshd") {
         return Ok(Vec::new());
     }
@@ -125,110 +115,45 @@ fn host_keys(root: &Root<'_>, hostname: &str) -> Result<Vec<String>> {
     if !root.has(file) {
         let key = hostkey::generate(&format!("root@{hostname}"))?;
         root.write(file, &key.private, 0o600)?;
-        root.write(&public, &format!("{} root@{hostname}\n", key.public), 0o644)?;
+        root.write(&public, format!("{} root@{hostname}\n", key.public), 0o644)?;
     }
     let text = root.read(&public);
     let words: Vec<_> = text.split_whitespace().take(2).collect();
     Ok(if words.len() == 2 { vec![words.join(" ")] } else { Vec::new() })
 }
 
-/// A unit that leaves a file when the system is up and takes it away when it goes down, for the resident to see.
-fn ready_unit(root: &Root<'_>) -> Result<bool> {
-    let folder = "etc/systemd/system";
-    if !root.has("usr/lib/systemd/systemd") && !root.has("lib/systemd/systemd") {
+/// A unit that leaves a file when the system is up and takes it away when it goes down, and one that leaves a file when it
+/// ends where somebody must look after it, for the resident to see.
+fn state_units(root: Root<'_>) -> Result<bool> {
+    if !has_systemd(root) {
         return Ok(false);
     }
-    let unit = format!(
+    let ready = format!(
         "[Unit]\nDescription=Tell the boot farm that this node is up\nAfter=multi-user.target\n\n\
          [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/touch {READY_FILE}\n\
          ExecStop=/bin/rm -f {READY_FILE}\n"
     );
-    root.write(&format!("{folder}/{UNIT}"), &unit, 0o644)?;
-    root.link(&format!("{folder}/multi-user.target.wants/{UNIT}"), &format!("/{folder}/{UNIT}"))?;
+    // Without the dependencies that every unit has: in that state there is no basic system.
+    let emergency = format!(
+        "[Unit]\nDescription=Tell the boot farm that this node does not come up\nDefaultDependencies=no\n\n\
+         [Service]\nType=oneshot\nExecStart=/bin/touch {EMERGENCY_FILE}\n"
+    );
+    for (unit, text, target) in
+        [(READY_UNIT, ready, "multi-user.target"), (EMERGENCY_UNIT, emergency, "emergency.target")]
+    {
+        root.write(&format!("{UNITS}/{unit}"), text, 0o644)?;
+        root.link(&format!("{UNITS}/{target}.wants/{unit}"), &format!("/{UNITS}/{unit}"))?;
+    }
     Ok(true)
-}
-
-/// The new root. Names are relative to it.
-struct Root<'a>(&'a Path);
-
-impl Root<'_> {
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.path(name).symlink_metadata().is_ok()
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap_or_default()
-    }
-
-    /// Writes a file. A link of that name is replaced, not followed.
-    fn write(&self, name: &str, text: &str, mode: u32) -> Result<()> {
-        let path = self.path(name);
-        let write = || -> io::Result<()> {
-            remove(&path)?;
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(&path, "")?;
-            // Before the content: it may be secret.
-            fs::set_permissions(&path, Permissions::from_mode(mode))?;
-            fs::write(&path, text)
-        };
-        write().with_context(|| format!("could not write /{name}"))
-    }
-
-    /// Writes a file that keeps its owner and group.
-    fn replace(&self, name: &str, text: &str, mode: u32) -> Result<()> {
-        if self.has(name) {
-            return fs::write(self.path(name), text).with_context(|| format!("could not write /{name}"));
-        }
-        self.write(name, text, mode)
-    }
-
-    fn link(&self, name: &str, target: &str) -> Result<()> {
-        let path = self.path(name);
-        let link = || -> io::Result<()> {
-            remove(&path)?;
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            symlink(target, &path)
-        };
-        link().with_context(|| format!("could not link /{name} to {target}"))
-    }
-
-    /// A folder of this account; one that is there keeps its rights.
-    fn folder(&self, name: &str, mode: u32, account: &Account) -> Result<()> {
-        let path = self.path(name);
-        if path.is_dir() {
-            return Ok(());
-        }
-        let parents = fs::DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(&path));
-        let result = parents.and_then(|()| fs::DirBuilder::new().mode(mode).create(&path));
-        result.with_context(|| format!("could not make /{name}"))?;
-        self.own(name, account)
-    }
-
-    fn own(&self, name: &str, account: &Account) -> Result<()> {
-        let path = self.path(name);
-        chown(&path, Some(account.uid), Some(account.gid)).with_context(|| format!("could not give /{name} away"))
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use stoke_api::objects::User;
 
     const KEY: &str = "ssh-ed25519 AAAA admin@desk";
 
@@ -265,7 +190,9 @@ mod tests {
             address: Ipv4Addr::new(10, 10, 0, 21),
             dns: &[Ipv4Addr::new(10, 10, 0, 1)],
             machine_id: "0123",
+            boot: BootLink { name: "eth0".into(), mac: "52:54:00:00:00:01".parse().unwrap() },
             config,
+            secrets: &Secrets::new(),
         };
         apply(root, &settings).unwrap()
     }
@@ -315,5 +242,42 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(applied(root.path(), &NodeConfig::default()), Applied::default());
         assert!(!root.path().join("etc/localtime").is_symlink());
+    }
+
+    #[test]
+    fn all_of_a_configuration_is_applied_or_remarked() {
+        let root = image();
+        let whole = include_str!("../../../crates/stoke-api/src/objects/node_config/whole.json");
+        let mut config: NodeConfig = serde_json::from_str(whole).unwrap();
+        let secret = config.files.iter().find_map(|file| file.secret.clone()).unwrap().to_string();
+        let secrets = Secrets::from([(secret, b"hush".to_vec())]);
+        config.interfaces.retain(|interface| !interface.is_virtual());
+        let boot = BootLink { name: "eth0".into(), mac: "52:54:00:00:00:01".parse().unwrap() };
+        let (address, dns) = (Ipv4Addr::new(10, 10, 0, 21), []);
+        let settings = Settings {
+            name: "n",
+            domain: "",
+            address,
+            dns: &dns,
+            machine_id: "0",
+            boot,
+            config: &config,
+            secrets: &secrets,
+        };
+        let applied = apply(root.path(), &settings).unwrap();
+        let lacks = |group: &str| applied.remarks.iter().any(|remark| remark.starts_with(group));
+        for group in ["ntp", "interfaces", "units: the image has no ssh.service", "runtime", "kubelet"] {
+            assert!(lacks(group), "{group} in {:?}", applied.remarks);
+        }
+        let read = |name: &str| fs::read_to_string(root.path().join(name)).unwrap();
+        assert!(read("etc/hosts").contains("10.10.0.5 store.lab.internal store\n"));
+        assert!(read("etc/resolv.conf").starts_with("search lab.internal example.com\nnameserver 10.10.0.2\n"));
+        assert!(read("etc/fstab").contains("LABEL=data /var/lib/data ext4 nofail,noatime 0 0\n"));
+        assert!(read("etc/sysctl.d/99-zz-stokehold.conf").contains("vm.swappiness = 10\n"));
+        assert_eq!(read("etc/modules-load.d/stokehold.conf"), "br_netfilter\nloop\n");
+        assert_eq!(read("etc/modprobe.d/stokehold.conf"), "options loop max_loop=16\n");
+        assert_eq!(read("etc/motd"), "welcome\n");
+        assert_eq!(read("etc/app/token"), "hush");
+        assert!(read("etc/group").contains("sudo:x:") && read("etc/passwd").contains("ops:x:2000:"));
     }
 }

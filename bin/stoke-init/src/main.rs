@@ -13,6 +13,7 @@ mod clock;
 mod configure;
 mod dhcp;
 mod farm;
+mod findings;
 mod handoff;
 mod hostkey;
 mod identity;
@@ -38,8 +39,13 @@ use std::process::ExitCode;
 use stoke_init::{cmdline, dhcp_wire, peer};
 
 fn main() -> ExitCode {
-    if std::env::args().next().as_deref() == Some(switch::RESIDENT) {
+    let mut arguments = std::env::args();
+    let program = arguments.next();
+    if program.as_deref() == Some(switch::RESIDENT) {
         return finish(resident::run());
+    }
+    if program.as_deref() == Some(configure::ENTER) {
+        return configure::enter(arguments);
     }
     if rustix::process::getpid() != rustix::process::Pid::INIT {
         eprintln!("stoke-init is the first program of an initramfs: only the kernel starts it");
