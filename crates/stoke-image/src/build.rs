@@ -35,10 +35,10 @@ use crate::recipe::Privilege;
 use crate::root::{self, Workshop};
 use crate::store::{Draft, ImageConfig, Part, Store, Workspace, measure, media};
 use crate::tree::{self, Cleaning, Kernel, Scan};
-use crate::{BuildError, initramfs, uki, verity};
+use crate::{BuildError, initramfs, sbom, uki, verity};
 
 /// The stages themselves are an input: another program may make another image of the same recipe.
-const STAGES: [&str; 11] = [
+const STAGES: [&str; 12] = [
     include_str!("build.rs"),
     include_str!("clean.rs"),
     include_str!("clean/accounts.rs"),
@@ -47,6 +47,7 @@ const STAGES: [&str; 11] = [
     include_str!("initramfs.rs"),
     include_str!("modules.rs"),
     include_str!("root.rs"),
+    include_str!("sbom.rs"),
     include_str!("tree.rs"),
     include_str!("uki.rs"),
     include_str!("verity.rs"),
@@ -302,7 +303,9 @@ impl<'a> Job<'a> {
             initramfs: archive,
             kernel: kernel.image.clone(),
         };
-        let packages = serde_json::to_vec(&scan.packages).unwrap_or_default();
+        let packages: Vec<_> = scan.packages.iter().map(|described| &described.package).collect();
+        let packages = serde_json::to_vec(&packages).unwrap_or_default();
+        let subject = sbom::Subject { name, os_release: &scan.os_release, time: scan.newest };
         let root_blob = BlobRef { digest: root.info.blob, size: root.info.size };
         Ok(vec![
             part(media::KERNEL, "kernel", &unified.kernel)?,
@@ -310,6 +313,7 @@ impl<'a> Job<'a> {
             Part { media_type: media::ROOT, file: root.file.clone(), blob: root_blob },
             part(media::UKI, "uki", &uki::assemble(&self.stub, &unified)?)?,
             part(media::PACKAGES, "packages", &packages)?,
+            part(media::SBOM, "sbom", &sbom::spdx(&subject, &scan.packages))?,
         ])
     }
 }

@@ -12,7 +12,8 @@ use crate::install::{self, Site};
 use crate::lock::{Lock, Pantry};
 use crate::process::Space;
 use crate::recipe::{self, Ingredients, PACKAGES_FOLDER, Privilege, Recipe};
-use crate::store::{Package, Store, Workspace};
+use crate::sbom::Described;
+use crate::store::{Store, Workspace};
 
 /// A recipe, its archive and its lock.
 pub(crate) struct Debian<'a> {
@@ -104,7 +105,7 @@ impl<'a> Debian<'a> {
     }
 
     /// Whether what is installed is what was locked.
-    pub(crate) fn check(&self, installed: &[Package]) -> Result<(), BuildError> {
+    pub(crate) fn check(&self, installed: &[Described]) -> Result<(), BuildError> {
         match (&self.lock, &self.source.lock) {
             (Some((lock, _)), Some(path)) => lock.check_installed(path, installed),
             _ => Ok(()),

@@ -33,6 +33,7 @@ pub mod modules;
 mod process;
 pub mod recipe;
 mod root;
+pub mod sbom;
 mod sources;
 pub mod store;
 mod tree;

@@ -23,7 +23,7 @@ pub(crate) use pantry::Pantry;
 
 use crate::BuildError;
 use crate::debian::now;
-use crate::store::Package;
+use crate::sbom::Described;
 
 /// The version of the format that this program writes.
 const FORMAT: u32 = 1;
@@ -150,9 +150,10 @@ impl Lock {
     }
 
     /// Sees that exactly the locked packages are installed.
-    pub(crate) fn check_installed(&self, reference: &str, installed: &[Package]) -> Result<(), BuildError> {
+    pub(crate) fn check_installed(&self, reference: &str, installed: &[Described]) -> Result<(), BuildError> {
         let locked: BTreeSet<_> = self.packages.iter().map(|p| (&*p.name, &*p.version, &*p.architecture)).collect();
-        let there: BTreeSet<_> = installed.iter().map(|p| (&*p.name, &*p.version, &*p.architecture)).collect();
+        let installed = installed.iter().map(|described| &described.package);
+        let there: BTreeSet<_> = installed.map(|p| (&*p.name, &*p.version, &*p.architecture)).collect();
         let missing = locked.difference(&there).map(|(name, version, _)| format!("{name} {version} is not installed"));
         let other =
             there.difference(&locked).map(|(name, version, _)| format!("{name} {version} is, and is not locked"));

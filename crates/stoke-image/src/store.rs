@@ -162,6 +162,16 @@ impl Store {
         self.json(&self.blob_path(&list.digest))
     }
 
+    /// The bill of materials of a version: SPDX in JSON. Versions of older programs have none.
+    ///
+    /// # Errors
+    /// If the store is damaged, or has no such version.
+    pub fn sbom(&self, image: &BuiltImage) -> Result<Option<Vec<u8>>, StoreError> {
+        let manifest: Manifest = self.json(&self.blob_path(&image.digest))?;
+        let bill = manifest.layer(media::SBOM);
+        Ok(bill.map(|bill| fs::read(self.blob_path(&bill.digest))).transpose()?)
+    }
+
     /// Stores bytes. Storing the same again changes nothing.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tar::{Archive, Builder, Entry, EntryType, Header};
 use crate::clean::accounts::{AccountFile, People, shadow_of_day};
 use crate::clean::{EntryKind, Fate, Rules};
 use crate::modules::{Indexes, plain};
-use crate::store::Package;
+use crate::sbom::{Described, installed};
 
 const SECONDS_A_DAY: u64 = 86_400;
 
@@ -28,7 +28,7 @@ pub(crate) struct Scan {
     /// Whether there is something to hand over to.
     pub(crate) has_init: bool,
     pub(crate) os_release: Vec<u8>,
-    pub(crate) packages: Vec<Package>,
+    pub(crate) packages: Vec<Described>,
     pub(crate) people: People,
     /// Files that have other names as well: the names by the one that has the content.
     pub(crate) links: BTreeMap<String, Vec<String>>,
@@ -145,6 +145,15 @@ fn look(scan: &mut Scan, path: &str, entry: &mut Entry<'_, impl Read>) -> io::Re
         let image = read_all(entry)?;
         scan.kernel_of(version).image = image;
     } else if let Some((version, name)) = in_modules(path) {
+        // Where images without a /boot have their kernel, bootc's among them; the one in /boot is the same or nearer.
+        if name == "vmlinuz" {
+            let image = read_all(entry)?;
+            let kernel = scan.kernel_of(version);
+            if kernel.image.is_empty() {
+                kernel.image = image;
+            }
+            return Ok(());
+        }
         let indexes = &mut scan.kernel_of(version).indexes;
         match name {
             "modules.dep" => indexes.dep = read_text(entry)?,
@@ -155,7 +164,7 @@ fn look(scan: &mut Scan, path: &str, entry: &mut Entry<'_, impl Read>) -> io::Re
         }
     } else if path == "var/lib/dpkg/status" {
         scan.packages = installed(&read_text(entry)?);
-    } else if path == "usr/lib/os-release" {
+    } else if path == "usr/lib/os-release" || (path == "etc/os-release" && scan.os_release.is_empty()) {
         scan.os_release = read_all(entry)?;
     }
     Ok(())
@@ -165,22 +174,6 @@ fn look(scan: &mut Scan, path: &str, entry: &mut Entry<'_, impl Read>) -> io::Re
 fn in_modules(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("usr/lib/modules/").or_else(|| path.strip_prefix("lib/modules/"))?;
     rest.split_once('/')
-}
-
-/// The installed packages in `/var/lib/dpkg/status`.
-fn installed(status: &str) -> Vec<Package> {
-    let stanza = |text: &str| {
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let package = Package {
-            name: field("Package")?.to_owned(),
-            version: field("Version")?.to_owned(),
-            architecture: field("Architecture")?.to_owned(),
-        };
-        (field("Status")? == "install ok installed").then_some(package)
-    };
-    let mut packages: Vec<_> = status.split("\n\n").filter_map(stanza).collect();
-    packages.sort();
-    packages
 }
 
 /// What is made of a tree.
@@ -363,13 +356,5 @@ mod tests {
     fn ten_comes_behind_nine() {
         assert!(Version::parse("6.10.1-amd64") > Version::parse("6.9.12-amd64"));
         assert!(Version::parse("6.1.0-56-amd64") > Version::parse("6.1.0-9-amd64"));
-    }
-
-    #[test]
-    fn packages_that_are_removed_are_not_installed() {
-        let status = "Package: b\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n\n\
-                      Package: a\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 2\n\n";
-        let names: Vec<_> = installed(status).into_iter().map(|package| package.name).collect();
-        assert_eq!(names, ["b"]);
     }
 }

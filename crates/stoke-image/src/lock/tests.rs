@@ -1,6 +1,7 @@
 use stoke_api::objects::Hooks;
 
 use super::*;
+use crate::store::Package;
 
 fn package(name: &str, required: bool) -> LockedPackage {
     LockedPackage {
@@ -60,8 +61,10 @@ fn a_lock_of_another_recipe_is_told_by_the_difference() {
 
 #[test]
 fn what_is_installed_beside_the_lock_is_told() {
-    let installed =
-        |name: &str| Package { name: name.to_owned(), version: "1:2~x".to_owned(), architecture: "amd64".to_owned() };
+    let installed = |name: &str| {
+        let (name, version, architecture) = (name.to_owned(), "1:2~x".to_owned(), "amd64".to_owned());
+        Described { package: Package { name, version, architecture }, source: None, maintainer: None, homepage: None }
+    };
     let both = [installed("udev"), installed("base-files")];
     lock().check_installed("/l", &both).unwrap();
     let error = lock().check_installed("/l", &[installed("udev"), installed("extra")]).unwrap_err().to_string();

@@ -19,6 +19,7 @@ pub(crate) mod media {
     pub(crate) const ROOT: &str = "application/vnd.stokehold.root.verity";
     pub(crate) const UKI: &str = "application/vnd.stokehold.uki";
     pub(crate) const PACKAGES: &str = "application/vnd.stokehold.packages.v1+json";
+    pub(crate) const SBOM: &str = "application/spdx+json";
     pub(crate) const FARM: &str = "application/vnd.stokehold.farm.v1";
     pub(crate) const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 }

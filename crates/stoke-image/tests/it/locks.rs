@@ -72,6 +72,11 @@ fn exactly_the_locked_packages_are_there(store: &Store, image: &BuiltImage, lock
     let installed = store.packages(image).unwrap();
     let installed: Vec<_> = installed.iter().map(|package| (package.name.clone(), package.version.clone())).collect();
     assert_eq!(installed, locked);
+    let bill: serde_json::Value = serde_json::from_slice(&store.sbom(image).unwrap().unwrap()).unwrap();
+    let listed: Vec<_> =
+        bill["packages"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    assert_eq!(listed[0], "default/node");
+    assert_eq!(listed[1..], locked.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
 }
 
 fn the_archives_are_those_of_the_lock(store: &Store, image: &BuiltImage, lock: &Path) {
