@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, Trust, User};
+use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, User};
 use stoke_api::report::{BuiltImage, FarmNodeReport};
-use stoke_api::workload::{FarmBoot, FarmConfig, FarmImage, FarmNode, Role, Workload};
-use stoke_api::{Condition, ObjectRef};
-use stoke_boot::config::{Scope, Source, merged};
+use stoke_api::workload::{ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, LtspFiles, Role, Workload};
+use stoke_api::{Condition, Digest, ObjectRef};
 use stoke_boot::loaders;
 
 use crate::check::hostname;
 use crate::names::{farm_folder, key, machine_uuid, nic_mac};
+use crate::node_config::{self, OwnScope};
 use crate::observed::{Desired, FarmPartRequest};
+use crate::signed::{signatures, signed};
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Farm, View, sibling};
-use crate::{image, lan, machine, server};
+use crate::{image, lan, ltsp, machine, rehearsal, rollout, server, trust};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
     request_parts(view, reference, farm, desired);
@@ -34,20 +35,29 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
         Some(machine) => machine::is_ready(view, &node.owner, machine),
         None => node_state(view, reference, &node.owner).is_some_and(|state| state.ready),
     };
+    let rollout = rollout::of_farm(view, reference, farm, &images);
     let status = FarmStatus {
-        conditions: conditions(view, reference, farm),
+        conditions: conditions(view, reference, farm)
+            .into_iter()
+            .chain(rollout::conditions(rollout.as_ref()))
+            .collect(),
         observed_generation: farm.metadata.generation.unwrap_or_default(),
         address: addresses(view, reference, farm).first().map(Ipv4Addr::to_string),
-        image: images.first().map(|image| image.digest),
+        image: rollout.as_ref().map(|rollout| rollout.handed_out),
         nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         ready_nodes: u32::try_from(nodes.iter().filter(ready).count()).unwrap_or(u32::MAX),
+        rollout,
     };
+    rollout::by_ssh(farm, desired);
+    rollout::events(farm.status.rollout.as_ref(), status.rollout.as_ref(), desired);
     push(desired, reference, &farm.status.conditions, Status::Farm(status));
 }
 
 fn conditions(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Condition> {
-    let mut conditions = vec![ready_condition(&state(view, reference, farm)), network_trust(farm)];
+    let mut conditions = vec![ready_condition(&state(view, reference, farm)), trust::of_farm(farm)];
     conditions.extend(missing_programs(view, farm));
+    conditions.extend(view.ltsp_of(farm).map(ltsp::FarmLtsp::condition));
+    conditions.extend(all_versions(view, reference, farm).ok().and_then(|versions| signatures(view, farm, versions)));
     conditions
 }
 
@@ -68,16 +78,6 @@ fn boot_programs(view: &View<'_>, farm: &Farm) -> BTreeMap<String, PathBuf> {
     programs.map(|(name, path)| (name.clone(), path.clone())).collect()
 }
 
-/// What the object must say of its trust: whoever can answer for a MAC gets what that MAC gets.
-fn network_trust(farm: &Farm) -> Condition {
-    match farm.spec.trust {
-        Trust::Network => {
-            let message = "whoever can answer for a MAC address on this LAN gets what its machine gets";
-            condition("NetworkTrust", true, "TrustIsNetwork", message)
-        }
-    }
-}
-
 pub(crate) fn lan_of(reference: &ObjectRef, farm: &Farm) -> ObjectRef {
     sibling(reference, Kind::Lan, &farm.spec.lan)
 }
@@ -95,7 +95,7 @@ fn replica_names(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Str
 }
 
 /// The addresses that a farm serves on: those that it names, else the router's own in the LAN's first subnet.
-fn addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Addr> {
+pub(crate) fn addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Addr> {
     if !farm.spec.addresses.is_empty() {
         return farm.spec.addresses.clone();
     }
@@ -103,7 +103,12 @@ fn addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Add
     lan.and_then(|lan| lan.spec.subnets.first()).map(stoke_api::objects::Subnet::gateway).into_iter().collect()
 }
 
-fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&'a [BuiltImage], Waiting> {
+/// The versions that the farm may hand out, in the order of the image's.
+fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<Vec<&'a BuiltImage>, Waiting> {
+    signed(view, farm, all_versions(view, reference, farm)?)
+}
+
+fn all_versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&'a [BuiltImage], Waiting> {
     image::versions(view, &sibling(reference, Kind::Image, &farm.spec.image))
 }
 
@@ -111,7 +116,38 @@ fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&
 fn images(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmImage> {
     let parts = |version: &BuiltImage| view.environment().farm_parts.get(&(key(reference), version.digest));
     let image = |version: &BuiltImage| parts(version).map(|parts| version.for_farm(parts.initramfs, parts.uki));
-    versions(view, reference, farm).unwrap_or_default().iter().filter_map(image).collect()
+    versions(view, reference, farm).unwrap_or_default().into_iter().filter_map(image).collect()
+}
+
+/// The same, the one first that machines get of which nothing else is said.
+fn served_images(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmImage> {
+    let mut images = images(view, reference, farm);
+    if let Some(rollout) = &farm.status.rollout {
+        images.sort_by_key(|image| image.digest != rollout.handed_out);
+    }
+    images
+}
+
+/// The version that a node gets when it boots.
+pub(crate) fn image_of(view: &View<'_>, farm: &ObjectRef, node: &ObjectRef) -> Option<Digest> {
+    Some(view.farm(farm)?.status.rollout.as_ref()?.image_of(node))
+}
+
+/// The kernels of that version, if it is not what others get.
+pub(crate) fn kernels_of(
+    view: &View<'_>,
+    farm: &ObjectRef,
+    node: &ObjectRef,
+) -> BTreeMap<stoke_api::workload::Architecture, String> {
+    let Some((spec, own)) = view.farm(farm).zip(image_of(view, farm, node)) else { return BTreeMap::new() };
+    let handed_out = spec.status.rollout.as_ref().map(|rollout| rollout.handed_out);
+    let images = images(view, farm, spec);
+    let own = images.iter().filter(|image| image.digest == own && handed_out != Some(own));
+    own.filter_map(kernel).collect()
+}
+
+fn kernel(image: &FarmImage) -> Option<(stoke_api::workload::Architecture, String)> {
+    Some((image.architecture, format!("{}.efi", image.uki?.http_path())))
 }
 
 fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
@@ -124,7 +160,7 @@ fn request_parts(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &
         let parts = view.environment().farm_parts.get(&(key(reference), version.digest));
         parts.is_some_and(|parts| parts.signed_by.as_ref() == keys.as_ref().map(|keys| &keys.fingerprint))
     };
-    for version in versions(view, reference, farm).unwrap_or_default().iter().filter(|version| !made(version)) {
+    for version in versions(view, reference, farm).unwrap_or_default().into_iter().filter(|version| !made(version)) {
         desired.farm_parts.push(FarmPartRequest { farm: key(reference), image: version.clone(), keys: keys.clone() });
     }
 }
@@ -144,8 +180,7 @@ fn live_addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ip
 pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmBoot> {
     let addresses = live_addresses(view, reference, farm);
     let ports = view.environment().ports;
-    let images = images(view, reference, farm);
-    let kernel = |image: &FarmImage| Some((image.architecture, format!("{}.efi", image.uki?.http_path())));
+    let images = served_images(view, reference, farm);
     let ipv6 = view.lan(&lan_of(reference, farm)).and_then(|lan| lan.spec.ipv6.as_ref());
     (!addresses.is_empty()).then(|| FarmBoot {
         addresses,
@@ -185,21 +220,25 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         nbd_port: environment.ports.nbd,
         nbd_tls: farm.spec.boot.nbd_tls.clone(),
         blobs: environment.state.join("images").join("blobs"),
-        images: images(view, reference, farm),
-        nodes: nodes(view, reference, farm),
+        images: served_images(view, reference, farm),
+        nodes: nodes(view, reference, farm).into_iter().chain(rehearsal::node(view, reference, farm)).collect(),
         unknown_clients: farm.spec.unknown_clients,
+        trust: farm.spec.trust,
         root: farm.spec.boot.root,
         config: with_access(view, farm.spec.config.clone()),
+        scopes: node_config::classes_of_strangers(reference, &farm.spec),
+        ltsp: LtspFiles { lts_conf: farm.spec.lts_conf.clone(), ltsp_conf: farm.spec.ltsp_conf.clone() },
         domain: lan::domain(&lan_name, view.lan(&lan_name)?),
         certificate: folder.join("certificate.pem"),
         key: folder.join("key.pem"),
         boot_programs: boot_programs(view, farm),
         state: folder.join("sessions"),
+        host_keys: farm_folder(&environment.state, reference).join("host-keys"),
     })
 }
 
 /// The nodes that objects name: servers, then machines.
-fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
+pub(crate) fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
     let servers =
         view.servers().filter(|(name, server)| server::farm_of(server) == *reference && view.valid(name).is_ok());
     let servers = servers.map(|(name, server)| FarmNode {
@@ -207,7 +246,12 @@ fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
         macs: server.spec.macs.clone(),
         uuid: server.spec.uuid.clone(),
         config: node_config(view, farm, name, &server.spec.config),
-        reboots_requested: server.status.reboots_requested,
+        scopes: undecided_scopes(view, farm, name, &server.spec.config),
+        root: ltsp::of_node(view, farm, name).and_then(|translation| translation.root),
+        enrolment: trust::of_server(server),
+        reboots_requested: server.status.reboots_requested + rollout::orders(farm, name),
+        image: image_of(view, reference, name),
+        kexec: rollout::by_kexec(farm, name),
     });
     let fed_here = |name: &ObjectRef, machine: &crate::view::Machine| {
         machine.spec.farm.as_ref().is_some_and(|farm| sibling(name, Kind::Farm, farm) == *reference)
@@ -218,23 +262,51 @@ fn nodes(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmNode> {
         macs: machine.spec.nics.iter().map(|nic| nic_mac(name, nic)).collect(),
         uuid: Some(machine_uuid(name, machine.metadata.uid.as_deref())),
         config: node_config(view, farm, name, &machine.spec.config),
-        // A virtual machine is rebooted by its hypervisor; with two who do it, it would boot twice.
-        reboots_requested: 0,
+        scopes: undecided_scopes(view, farm, name, &machine.spec.config),
+        root: ltsp::of_node(view, farm, name).and_then(|translation| translation.root),
+        enrolment: trust::of_machine(machine),
+        // A virtual machine is rebooted by its hypervisor, but for updates that its agent is told of; with two who do it, it
+        // would boot twice.
+        reboots_requested: rollout::orders(farm, name),
+        image: image_of(view, reference, name),
+        kexec: rollout::by_kexec(farm, name),
     });
     servers.chain(machines).collect()
 }
 
 /// All scopes merged, the narrower one over the wider one; the host name is set.
-fn node_config(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeConfig) -> NodeConfig {
-    // A host name of the farm would be that of all its nodes.
-    let wide = NodeConfig { hostname: None, ..farm.spec.config.clone() };
-    let scopes = [
-        Scope { source: Source::named("farm"), config: &wide },
-        Scope { source: Source::object(owner, "spec.config"), config: own },
-    ];
-    let mut config = with_access(view, merged(&scopes));
-    config.hostname = Some(hostname(owner, own));
+pub(crate) fn node_config(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeConfig) -> NodeConfig {
+    let (node, scopes) = scopes(view, farm, owner, own);
+    let mut config = with_access(view, node_config::merged_for(&scopes, node.inventory));
+    config.hostname.get_or_insert_with(|| hostname(owner, own));
     config
+}
+
+fn scopes<'a>(
+    view: &View<'a>,
+    farm: &Farm,
+    owner: &'a ObjectRef,
+    own: &'a NodeConfig,
+) -> (node_config::Node<'a>, Vec<OwnScope>) {
+    let node = node_config::Node::in_view(view, owner, own);
+    let ltsp = ltsp::of_node(view, farm, owner);
+    let reference = node_config::reference_of(farm);
+    (node, node_config::scopes(&reference, &farm.spec, node, ltsp))
+}
+
+/// The same apart, if what the machine says when it boots decides which scopes hold.
+fn undecided_scopes(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeConfig) -> Vec<ConfigScope> {
+    let (_, scopes) = scopes(view, farm, owner, own);
+    let mut scopes = node_config::undecided(scopes);
+    if let Some(first) = scopes.first_mut() {
+        first.config.hostname = Some(hostname(owner, own));
+        first.config = with_access(view, std::mem::take(&mut first.config));
+    }
+    // A narrower scope that says something of root replaces what the wider one says of its keys.
+    for scope in scopes.iter_mut().skip(1).filter(|scope| scope.config.users.iter().any(|user| user.name == "root")) {
+        scope.config = with_access(view, std::mem::take(&mut scope.config));
+    }
+    scopes
 }
 
 /// The configuration with the installation's key for root, so that its owner can enter every node.
@@ -271,7 +343,7 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     lan::serves(view, &lan)
         .map_err(|why| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message)))?;
     versions(view, reference, farm)?;
-    let images = images(view, reference, farm);
+    let images = served_images(view, reference, farm);
     let replicas = replica_names(view, reference, farm);
     let states: Vec<_> =
         replicas.iter().map(|replica| replica_state(view, reference, farm, replica, &images)).collect();
@@ -294,7 +366,7 @@ fn replica_state(
     farm: &Farm,
     workload: &str,
     images: &[FarmImage],
-) -> Result<stoke_api::Digest, Waiting> {
+) -> Result<Digest, Waiting> {
     view.started(workload)?;
     let newest = images.first().ok_or_else(|| parts_missing(view, reference, farm))?;
     match view.farm_report(workload) {
@@ -311,7 +383,7 @@ fn replica_state(
 
 fn parts_missing(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Waiting {
     let failures = &view.environment().farm_part_failures;
-    let newest = versions(view, reference, farm).ok().and_then(|versions| versions.first());
+    let newest = versions(view, reference, farm).ok().and_then(|versions| versions.first().copied());
     match newest.and_then(|version| failures.get(&(key(reference), version.digest))) {
         Some(failure) => Waiting::new("Failed", format!("cannot make the farm's own boot files: {failure}")),
         None => Waiting::new("MakingParts", "the farm's own boot files are being made"),

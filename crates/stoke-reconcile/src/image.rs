@@ -1,6 +1,8 @@
 //! `Image`: wants a build for each new recipe, and says which version there is.
 
-use stoke_api::objects::ImageStatus;
+use std::collections::BTreeMap;
+
+use stoke_api::objects::{ImageSpec, ImageStatus, ImageVersion, image_bases};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::{ImageBuildConfig, Role, Workload};
 use stoke_api::{Condition, ObjectRef};
@@ -27,8 +29,16 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, image: &Image, desi
 
 fn build(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Workload {
     let store = view.environment().state.join("images");
-    let config = ImageBuildConfig { name: key(reference), spec: image.spec.clone(), store };
+    let bases = bases(view, reference, image).unwrap_or_default();
+    let config = ImageBuildConfig { name: key(reference), spec: image.spec.clone(), store, bases };
     Workload { owner: reference.clone(), role: Role::ImageBuild(config) }
+}
+
+/// The images that it starts from. Where one is missing the image is not built at all ([`crate::check`]).
+fn bases(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Option<BTreeMap<String, ImageSpec>> {
+    let namespace = reference.namespace.as_ref()?;
+    let find = |name: &str| Some(&view.image(&ObjectRef { name: name.parse().ok()?, ..reference.clone() })?.spec);
+    image_bases(namespace.as_str(), reference.name.as_str(), &image.spec, &find).ok()
 }
 
 fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
@@ -38,7 +48,9 @@ fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
 /// The last build, if it was of what is wanted now.
 fn last_build<'a>(view: &View<'a>, reference: &ObjectRef, image: &Image) -> Option<&'a FinishedBuild> {
     let build = known(view, reference)?.last_build.as_ref()?;
-    (build.spec == image.spec && build.tools == view.environment().tools).then_some(build)
+    let bases = bases(view, reference, image).unwrap_or_default();
+    let same = build.spec == image.spec && build.bases == bases && build.tools == view.environment().tools;
+    same.then_some(build)
 }
 
 fn is_due(view: &View<'_>, reference: &ObjectRef, image: &Image) -> bool {
@@ -103,12 +115,41 @@ fn status(view: &View<'_>, reference: &ObjectRef, image: &Image, build: Option<&
     let newest = newest(view, reference);
     let progress = progress(view, reference, image, build.is_some());
     ImageStatus {
-        conditions: conditions(newest, &progress),
+        conditions: conditions(newest, &progress).into_iter().chain(rolled_back(view, reference)).collect(),
         observed_generation: image.metadata.generation.unwrap_or_default(),
         digest: newest.map(|version| version.digest),
         size: newest.map_or(0, |version| version.size),
         kernel: newest.map(|version| version.kernel_version.clone()).unwrap_or_default(),
+        versions: known(view, reference).map(listed).unwrap_or_default(),
     }
+}
+
+/// All versions for people, newest first.
+fn listed(known: &KnownImage) -> Vec<ImageVersion> {
+    let listed = known.notes.iter().filter_map(|note| {
+        let version = known.versions.iter().find(|version| version.digest == note.digest)?;
+        Some(ImageVersion {
+            digest: note.digest,
+            built_at: note.published.clone(),
+            size: version.size,
+            kernel: version.kernel_version.clone(),
+            kept: note.kept,
+            signed_by: note.signed_by.clone(),
+        })
+    });
+    listed.collect()
+}
+
+/// That people chose another version than the newest, if they did.
+fn rolled_back(view: &View<'_>, reference: &ObjectRef) -> Option<Condition> {
+    let (chosen, newest) = (newest(view, reference)?.digest, known(view, reference)?.notes.first()?.digest);
+    let message = format!(
+        "{chosen} is handed out; {newest} is newer, and comes back with a newer build, or with: \
+                           stoke image rollback {} --to {}",
+        reference.name,
+        newest.short()
+    );
+    (chosen != newest).then(|| condition("RolledBack", true, "Chosen", message))
 }
 
 fn conditions(newest: Option<&BuiltImage>, progress: &Result<(), Waiting>) -> Vec<Condition> {

@@ -17,14 +17,21 @@ pub mod status;
 mod farm;
 mod image;
 mod lan;
+mod ltsp;
 mod machine;
+mod node_config;
+mod rehearsal;
+pub mod rollout;
 mod server;
+mod signed;
+mod trust;
 mod view;
 
 pub use check::{check, check_between};
+pub use node_config::{Explained, explain};
 pub use observed::{
     Desired, Environment, FarmKeys, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed,
-    ObservedWorkload, Occurrence,
+    ObservedWorkload, Occurrence, SshReboot, VersionNote,
 };
 pub use status::Status;
 
@@ -49,6 +56,7 @@ fn desired(view: &View<'_>) -> Desired {
     view.images().for_each(|(reference, image)| image::desire(view, reference, image, &mut desired));
     view.lans().for_each(|(reference, lan)| lan::desire(view, reference, lan, &mut desired));
     view.farms().for_each(|(reference, farm)| farm::desire(view, reference, farm, &mut desired));
+    view.farms().for_each(|(reference, farm)| rehearsal::desire(view, reference, farm, &mut desired));
     view.servers().for_each(|(reference, server)| server::desire(view, reference, server, &mut desired));
     view.machines().for_each(|(reference, machine)| machine::desire(view, reference, machine, &mut desired));
     desired

@@ -1,6 +1,6 @@
 //! What the reconcilers read ([`Observed`]) and what they say ([`Desired`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -59,10 +59,14 @@ pub struct Environment {
     pub tools: String,
     /// What is known of images, by `NAMESPACE/NAME`.
     pub images: BTreeMap<String, KnownImage>,
+    /// By a key as a farm writes it, the versions that it has signed; or why it is no key.
+    pub signed: BTreeMap<String, Result<BTreeSet<Digest>, String>>,
     /// Each farm's own parts, by `NAMESPACE/NAME` of the farm and image version.
     pub farm_parts: BTreeMap<(String, Digest), FarmParts>,
     /// Farms with keys of their own for Secure Boot, by `NAMESPACE/NAME`.
     pub farm_keys: BTreeMap<String, FarmKeys>,
+    /// Why secrets of nodes cannot be read, by their name.
+    pub secret_failures: BTreeMap<String, String>,
     /// Why parts could not be made, by the same key.
     pub farm_part_failures: BTreeMap<(String, Digest), String>,
 }
@@ -90,10 +94,27 @@ impl Default for FarmPorts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownImage {
-    /// Published versions that are still there, newest first.
+    /// Published versions that are still there: the one that is handed out, then the others, newest first.
     pub versions: Vec<BuiltImage>,
+    /// What is known of each version beside its content, newest first.
+    #[serde(default)]
+    pub notes: Vec<VersionNote>,
     /// The last build that ended.
     pub last_build: Option<FinishedBuild>,
+}
+
+/// What is known of a version beside its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionNote {
+    /// The version.
+    pub digest: Digest,
+    /// When it was built here, or came here: RFC 3339; empty if nobody took note.
+    pub published: String,
+    /// Whether it stays whatever is pruned.
+    pub kept: bool,
+    /// Fingerprints of the keys that are known here and have signed it.
+    pub signed_by: Vec<String>,
 }
 
 /// A build that ended.
@@ -102,6 +123,9 @@ pub struct KnownImage {
 pub struct FinishedBuild {
     /// What was built.
     pub spec: ImageSpec,
+    /// The images that it started from.
+    #[serde(default)]
+    pub bases: BTreeMap<String, ImageSpec>,
     /// [`Environment::tools`] at that time.
     pub tools: String,
     /// The version that it published, or found to be published.
@@ -146,8 +170,19 @@ pub struct Desired {
     pub statuses: Vec<(ObjectRef, Status)>,
     /// Parts that are missing.
     pub farm_parts: Vec<FarmPartRequest>,
+    /// Servers that are rebooted by SSH.
+    pub ssh_reboots: Vec<SshReboot>,
     /// What happened to objects since their last status.
     pub events: Vec<Occurrence>,
+}
+
+/// A server that an update reboots by SSH: whoever has carried out less requests carries one out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshReboot {
+    /// The server.
+    pub node: ObjectRef,
+    /// Requests so far.
+    pub count: u64,
 }
 
 /// A farm's own parts of an image version that are to be made.

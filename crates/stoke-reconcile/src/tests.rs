@@ -130,13 +130,14 @@ impl World {
         if let (Role::ImageBuild(config), false) = (&workload.role, self.building) {
             let build = FinishedBuild {
                 spec: config.spec.clone(),
+                bases: BTreeMap::new(),
                 tools: "1".into(),
                 image: Some(version(7).digest),
                 failure: None,
                 attempts: 0,
                 finished_ms: 0,
             };
-            let known = KnownImage { versions: vec![version(7)], last_build: Some(build) };
+            let known = KnownImage { versions: vec![version(7)], last_build: Some(build), ..KnownImage::default() };
             self.observed.environment.images.insert(config.name.clone(), known);
             self.observed.workloads.remove(&workload.name());
             return;
@@ -575,6 +576,7 @@ fn a_failed_build_waits_longer_each_time_and_not_when_its_input_changes() {
     let AnyObject::Image(spec) = image() else { panic!("an image") };
     let failed = |attempts, tools: &str| FinishedBuild {
         spec: spec.spec.clone(),
+        bases: BTreeMap::new(),
         tools: tools.into(),
         image: None,
         failure: Some("no such suite".into()),
@@ -583,7 +585,7 @@ fn a_failed_build_waits_longer_each_time_and_not_when_its_input_changes() {
     };
     let mut wanted = |build, now_ms| {
         world.observed.environment.now_ms = now_ms;
-        let known = KnownImage { versions: vec![], last_build: Some(build) };
+        let known = KnownImage { last_build: Some(build), ..KnownImage::default() };
         world.observed.environment.images.insert("default/node".into(), known);
         !reconcile(&world.observed).workloads.is_empty()
     };

@@ -5,10 +5,12 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DiskRoot, LtspFile, NbdTls, NodeConfig, Problem, RolloutStatus, UpdateSpec};
+use super::{
+    DiskRoot, FarmClass, Inventory, LtspFile, NbdTls, NodeConfig, NodeTpm, Problem, RolloutStatus, UpdateSpec,
+};
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
-use crate::node::Phase;
+use crate::node::{LayerUse, Phase};
 
 /// A boot service on a LAN.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -34,12 +36,19 @@ pub struct FarmSpec {
     /// Configuration of all its nodes; a `Server`'s or `Machine`'s own goes over it.
     #[serde(default)]
     pub config: NodeConfig,
+    /// Classes of its nodes; keyed by `name`. A node may be in several: what is written later goes over what is written
+    /// before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<FarmClass>,
     /// Configuration of an LTSP 5 farm, taken as it is: what it means for a node goes over `config`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lts_conf: Option<LtspFile>,
     /// Configuration of a later LTSP, taken as it is, in place of `ltsConf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ltsp_conf: Option<LtspFile>,
+    /// Public keys in PEM. A version of the image that none of them has signed is not handed out. None is wanted if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_keys: Vec<String>,
     /// How nodes go over to another version of the image. If absent, each gets it when it happens to boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateSpec>,
@@ -190,6 +199,8 @@ pub enum Trust {
     /// Nothing: whoever can answer for a MAC on this LAN gets what that MAC gets.
     #[default]
     Network,
+    /// By its TPM, which was enrolled, that it runs what the farm handed out: only then it gets its secrets.
+    Tpm,
 }
 
 /// What is known of a farm.
@@ -232,9 +243,18 @@ pub struct NodeState {
     /// The image version that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
+    /// What the machine is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
     /// Where its root is: `nbd` or `ram`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub root: String,
+    /// The writable layer, once it has been full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerUse>,
+    /// What the node does not do that its configuration asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// Public host keys, as in a `known_hosts` file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_host_keys: Vec<String>,
@@ -250,6 +270,12 @@ pub struct NodeState {
     /// Whether the system is up and a resident agent answers.
     #[serde(default)]
     pub ready: bool,
+    /// What its TPM said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<NodeTpm>,
+    /// When its secrets were handed out: RFC 3339; empty if they were not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub secrets_given: String,
     /// Boots in a row, before the present one, that did not come up with the version that it boots now.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_boots: u32,
@@ -270,7 +296,9 @@ impl FarmSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
+        problems.extend(super::class::check(&self.classes));
         problems.extend(self.update.iter().flat_map(|update| update.check("spec.update")));
+        problems.extend(super::image_version::check_keys(&self.image_keys));
         problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
         problems.extend(self.boot.check_disk());
         problems.extend(super::ltsp::check(self.lts_conf.as_ref(), self.ltsp_conf.as_ref()));

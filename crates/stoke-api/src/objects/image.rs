@@ -5,10 +5,10 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
 use super::debian::DebianSource;
 use super::image_source::{ContainerfileSource, OciSource, TreeSource};
 use super::root_form::RootForm;
+use super::{ImageVersion, Problem};
 use crate::Condition;
 use crate::names::Digest;
 
@@ -118,15 +118,18 @@ pub struct ImageStatus {
     /// The generation that the status is about.
     #[serde(default)]
     pub observed_generation: u64,
-    /// The newest published version.
+    /// The version that farms hand out: the newest, or the one that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// Bytes of all parts of the newest version.
+    /// Bytes of all its parts.
     #[serde(default)]
     pub size: u64,
     /// Version of its kernel.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kernel: String,
+    /// All versions that are there, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<ImageVersion>,
 }
 
 impl ImageSpec {

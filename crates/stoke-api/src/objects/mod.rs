@@ -3,11 +3,13 @@
 //! Serde and the JSON schema decide what is well-formed; each spec's `check` finds what is well-formed and still wrong
 //! (a pool outside its subnet), by field, and does not stop at the first.
 
+mod class;
 mod debian;
 mod disk;
 mod farm;
 mod image;
 mod image_source;
+mod image_version;
 mod lan;
 mod ltsp;
 mod machine;
@@ -16,6 +18,7 @@ pub mod node_config;
 mod root_form;
 mod secret;
 mod server;
+mod trust;
 mod update;
 
 use std::fmt;
@@ -24,16 +27,18 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use class::{ClassSelector, FarmClass, Inventory, InventorySelector, LabelExpression, LabelOperator};
 pub use debian::{DebianSource, Hooks, RecipeFile};
 pub use disk::{DiskRoot, VmDisk};
 pub use farm::{
-    BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeState, RootMode, TftpMode,
-    Trust, UefiLoader, UnknownClients,
+    BiosLoader, BootSpec, FarmSpec, FarmStatus, HttpLoader, LoaderSpec, NfsRoot, NodeState, RootMode, TftpMode, Trust,
+    UefiLoader, UnknownClients,
 };
 pub use image::{Architecture, Forms, ImageSource, ImageSpec, ImageStatus, NetbootForm};
-pub use image_source::{ContainerfileSource, OciSource, TreeSource};
+pub use image_source::{ContainerfileSource, OciSource, TreeSource, image_bases};
+pub use image_version::ImageVersion;
 pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
-pub use ltsp::LtspFile;
+pub use ltsp::{Compatibility, LtspFile};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
 pub use nbd::NbdTls;
 pub use node_config::{
@@ -44,6 +49,7 @@ pub use node_config::{
 pub use root_form::{Cleanup, Compression, RootForm, RootFormat};
 pub use secret::{SecretRef, SecretSource};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
+pub use trust::{Enrolment, NodeTpm, TpmSpec, Verdict};
 pub use update::{
     FAILED_BOOTS, HealthGate, ImagePin, NodeUpdate, RebootWay, Rehearsal, RehearsalPhase, RehearsalSpec, RolloutPhase,
     RolloutStatus, UpdatePhase, UpdateSpec,
@@ -145,7 +151,6 @@ pub struct Object<Spec, Status> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 #[expect(missing_docs, reason = "each is documented where its spec is")]
-#[expect(clippy::large_enum_variant, reason = "objects are few, and passed on by reference")]
 pub enum AnyObject {
     Image(Object<ImageSpec, ImageStatus>),
     Lan(Object<LanSpec, LanStatus>),
