@@ -84,6 +84,12 @@ impl std::str::FromStr for Point {
 }
 
 impl Point {
+    /// Of both coordinates behind each other. `None` if those are not 64 bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (x, y) = bytes.split_at_checked(COORDINATE)?;
+        Some(Self { x: x.first_chunk().copied()?, y: y.first_chunk().copied().filter(|_| y.len() == COORDINATE)? })
+    }
+
     /// Both coordinates, each padded to its length.
     pub(crate) fn padded(x: &[u8], y: &[u8]) -> Option<Self> {
         Some(Self { x: pad(x)?, y: pad(y)? })

@@ -36,6 +36,20 @@ pub use tpm::{Tpm, TpmError, Transport};
 pub type Hash = [u8; 32];
 
 /// SHA-256 of some bytes.
+pub fn digest(bytes: &[u8]) -> Hash {
+    sha256(bytes)
+}
+
+/// Bytes that nobody can guess, from the system's generator.
+///
+/// # Errors
+/// If there is none, which no system is without.
+pub fn random() -> Result<Hash, aws_lc_rs::error::Unspecified> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
 pub(crate) fn sha256(bytes: &[u8]) -> Hash {
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().first_chunk().copied().unwrap_or_default()
 }

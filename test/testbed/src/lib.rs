@@ -6,6 +6,7 @@
 //! - [`machine::Foreign`]: a machine that nobody of ours started, on a wire to the installation.
 //! - [`Relay`]: a wire between worlds that is long, or loses frames.
 //! - [`peers`]: the servers that ours are measured against.
+//! - [`tpm`]: a TPM without a machine.
 //! - [`go_tool`]: test servers that are written in Go.
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod peers;
 mod relay;
 mod tools;
+pub mod tpm;
 mod wait;
 mod world;
 

@@ -1,6 +1,4 @@
 //! Against swtpm, whose TPM is the reference implementation of the TCG.
 
 #[cfg(test)]
-mod simulator;
-#[cfg(test)]
 mod trust;

@@ -1,26 +1,15 @@
 //! The conversation between node and farm, with a TPM that is real but for its hardware.
 
 use stoke_tpm::quote::{QuoteError, Registers};
-use stoke_tpm::{Template, Transport as _, credential, extend};
-
-use crate::simulator::Simulator;
+use stoke_tpm::{Template, credential, extend};
+use testbed::tpm::Simulator;
 
 const REGISTERS: [u32; 9] = [0, 1, 2, 3, 4, 7, 11, 12, 23];
 
-/// TPM2_PCR_Extend (part 3, section 22.2) of register 23 with SHA-256.
-fn extend_register_23(simulator: &Simulator, digest: [u8; 32]) {
-    let auth = [&[0, 0, 0, 9][..], &0x4000_0009_u32.to_be_bytes(), &[0; 5]].concat();
-    let body = [&23_u32.to_be_bytes()[..], &auth, &1_u32.to_be_bytes(), &[0, 0x0b], &digest].concat();
-    let size = u32::try_from(10 + body.len()).unwrap();
-    let command = [&[0x80, 2][..], &size.to_be_bytes(), &0x182_u32.to_be_bytes(), &body].concat();
-    let answer = simulator.connection().exchange(&command).unwrap();
-    assert_eq!(answer[6..10], [0; 4], "the register could not be extended");
-}
-
 #[test]
 fn a_credential_opens_in_the_tpm_that_it_was_made_for() {
-    let simulator = Simulator::start();
-    let mut tpm = simulator.connect();
+    let simulator = Simulator::start().unwrap();
+    let mut tpm = simulator.connect().unwrap();
     let endorsement = tpm.create(Template::Endorsement).unwrap();
     let attestation = tpm.create(Template::Attestation).unwrap();
     let secret = b"thirty-two bytes, as a nonce has";
@@ -34,8 +23,8 @@ fn a_credential_opens_in_the_tpm_that_it_was_made_for() {
 
 #[test]
 fn a_credential_for_other_keys_stays_shut() {
-    let (ours, theirs) = (Simulator::start(), Simulator::start());
-    let (mut tpm, mut other) = (ours.connect(), theirs.connect());
+    let (ours, theirs) = (Simulator::start().unwrap(), Simulator::start().unwrap());
+    let (mut tpm, mut other) = (ours.connect().unwrap(), theirs.connect().unwrap());
     let endorsement = tpm.create(Template::Endorsement).unwrap();
     let attestation = tpm.create(Template::Attestation).unwrap();
     let stolen = other.create(Template::Endorsement).unwrap();
@@ -49,9 +38,9 @@ fn a_credential_for_other_keys_stays_shut() {
 
 #[test]
 fn keys_are_the_same_each_time() {
-    let simulator = Simulator::start();
+    let simulator = Simulator::start().unwrap();
     let made = |template| {
-        let mut tpm = simulator.connect();
+        let mut tpm = simulator.connect().unwrap();
         let key = tpm.create(template).unwrap();
         tpm.flush(key).unwrap();
         key.point
@@ -64,9 +53,9 @@ fn keys_are_the_same_each_time() {
 
 #[test]
 fn a_quote_is_about_the_registers_as_they_are() {
-    let simulator = Simulator::start();
-    extend_register_23(&simulator, [5; 32]);
-    let mut tpm = simulator.connect();
+    let simulator = Simulator::start().unwrap();
+    simulator.extend(23, &[5; 32]).unwrap();
+    let mut tpm = simulator.connect().unwrap();
     let key = tpm.create(Template::Attestation).unwrap();
     let registers = tpm.registers(&REGISTERS).unwrap();
     assert_eq!(registers.len(), REGISTERS.len());
@@ -89,5 +78,5 @@ fn a_quote_is_about_the_registers_as_they_are() {
 
 #[test]
 fn a_tpm_without_a_certificate_has_none() {
-    assert_eq!(Simulator::start().connect().certificate().unwrap(), None);
+    assert_eq!(Simulator::start().unwrap().connect().unwrap().certificate().unwrap(), None);
 }
