@@ -1,0 +1,34 @@
+//! `stoke farm enroll`: accepts a node's TPM.
+
+use std::process::ExitCode;
+
+use stoke_api::control::EnrollRequest;
+use stoke_api::objects::{AnyObject, Enrolment};
+
+use crate::cli::{Enroll, references};
+use crate::client::Client;
+use crate::folders::Folders;
+use crate::output;
+
+pub(crate) async fn run(folders: &Folders, enroll: &Enroll) -> anyhow::Result<ExitCode> {
+    let nodes = references(std::slice::from_ref(&enroll.node), Some(stoke_api::Kind::Machine), &enroll.namespace)?;
+    let client = Client::connect(folders).await?;
+    for node in &nodes {
+        client.enroll(node, EnrollRequest { key: enroll.key, forget: enroll.forget }).await?;
+        let object = client.object(node).await?;
+        let text = match enrolment(&object) {
+            Some(enrolment) => format!("{node} shall have the TPM {}\n", enrolment.key),
+            None => format!("{node} has no TPM that is accepted\n"),
+        };
+        output::print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn enrolment(object: &AnyObject) -> Option<&Enrolment> {
+    match object {
+        AnyObject::Machine(machine) => machine.status.enrolment.as_ref(),
+        AnyObject::Server(server) => server.status.enrolment.as_ref(),
+        _ => None,
+    }
+}
