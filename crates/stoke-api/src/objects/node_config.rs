@@ -8,6 +8,8 @@
 //! are held against the schema, which does.
 
 mod check;
+mod conflicts;
+mod generation;
 mod kubernetes;
 mod network;
 mod storage;
@@ -18,11 +20,13 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use conflicts::Conflict;
 pub use kubernetes::{KubeletSpec, RegistryMirror, RuntimeSpec};
 pub use network::{BondMode, BondSpec, BridgeSpec, DnsClient, HostEntry, InterfaceSpec, VlanSpec};
 pub use storage::{FileEntry, FileMode, MountEntry, SwapEntry};
 pub use system::{DropIn, Hook, HookFailure, HookTime, ModuleEntry, UnitEntry, User};
 
+use super::Compatibility;
 use crate::names::Bytes;
 
 /// Lists of things, by their field, and what is unique in each entry: the first of these that the entry has.
@@ -103,4 +107,7 @@ pub struct NodeConfig {
     /// Scripts; keyed by `name`, run in this order. For what no field says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
+    /// Whose scripts shall find what they expect; set where a farm has a configuration of LTSP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compatibility: Option<Compatibility>,
 }
