@@ -124,7 +124,10 @@ impl Images {
     fn note_end(&mut self, ended: EndedBuild) {
         let stoke_api::workload::Role::ImageBuild(config) = ended.workload.role else { return };
         let known = self.known.entry(config.name.clone()).or_default();
-        let before = known.last_build.take().filter(|build| build.spec == config.spec && build.tools == self.tools);
+        let before = known
+            .last_build
+            .take()
+            .filter(|build| build.spec == config.spec && build.bases == config.bases && build.tools == self.tools);
         let failed = ended.report.failure.is_some();
         known.last_build = Some(FinishedBuild {
             attempts: before.map_or(0, |build| build.attempts) + u32::from(failed),
@@ -164,6 +167,7 @@ impl Images {
     }
 
     /// Begins to make parts that are wanted; `wake` is notified when some are done.
+            bases: config.bases.clone(),
     pub fn make(&mut self, requests: Vec<FarmPartRequest>, wake: &Arc<Notify>) {
         for request in requests {
             let key = (request.farm.clone(), request.image.digest);

@@ -1,5 +1,6 @@
 //! Builds an image from a spec in JSON: `cargo run --example build -- SPEC.json STORE STOKE-INIT [NAME]`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ fn main() -> Result<(), Failure> {
         path => fs_err::File::open(path)?.read_to_string(&mut text)?,
     };
     let name = name.first().map_or("default/node", String::as_str).to_owned();
-    let config = ImageBuildConfig { name, spec: serde_json::from_str(&text)?, store: store.into() };
+    let config =
+        ImageBuildConfig { name, spec: serde_json::from_str(&text)?, store: store.into(), bases: BTreeMap::new() };
     let (begin, mut stage) = (Instant::now(), String::new());
     let mut show = |progress: Progress| {
         if progress.stage != stage {

@@ -15,10 +15,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use fs_err as fs;
-use fs_err::File;
 use sha2::{Digest as _, Sha256};
 use stoke_api::Digest;
 use stoke_api::node::{Baked, RootInfo};
@@ -27,12 +25,11 @@ use stoke_api::report::BuiltImage;
 use stoke_api::workload::{BlobRef, ImageBuildConfig};
 
 use crate::clean::Rules;
-use crate::debian::{Debian, Place};
 use crate::install;
 use crate::modules::{self, Selection};
 use crate::process::{Space, version};
-use crate::recipe::Privilege;
 use crate::root::{self, Workshop};
+use crate::sources::{self, Bench, Source, Tree};
 use crate::store::{Draft, ImageConfig, Part, Store, Workspace, measure, media};
 use crate::tree::{self, Cleaning, Kernel, Scan};
 use crate::{BuildError, initramfs, sbom, uki, verity};
@@ -52,8 +49,6 @@ const STAGES: [&str; 12] = [
     include_str!("uki.rs"),
     include_str!("verity.rs"),
 ];
-/// How many installed trees the cache keeps.
-const CACHED_TREES: usize = 4;
 /// Kernel arguments of every image: both consoles, the serial one being the last and so init's; a node that cannot boot
 /// starts over.
 const KERNEL_ARGUMENTS: [&str; 4] = ["console=tty0", "console=ttyS0,115200", "quiet", "panic=30"];
@@ -124,11 +119,15 @@ pub fn build(
 ) -> Result<BuiltImage, BuildError> {
     let mut reporter = Reporter { listener: progress, last: None };
     reporter.at("prepare", 0);
-    let job = Job::prepare(config, tools)?;
+    if let Some(problem) = config.spec.check().into_iter().next() {
+        return Err(BuildError::Recipe { field: problem.field, message: problem.message });
+    }
+    let store = Store::open(&config.store)?;
+    let job = Job::prepare(config, tools, &store)?;
     if let Some(built) = job.already_built(&config.name)? {
         return Ok(built);
     }
-    let _only_one = job.lock()?;
+    let _only_one = sources::lock(&store, &job.tree)?;
     // Whoever held the lock may have built it.
     if let Some(built) = job.already_built(&config.name)? {
         return Ok(built);
@@ -138,12 +137,9 @@ pub fn build(
 
 /// A build with all that it was asked.
 struct Job<'a> {
-    store: Store,
-    tools: &'a Tools,
-    debian: Debian<'a>,
+    bench: Bench<'a>,
+    source: Source<'a>,
     form: &'a NetbootForm,
-    architecture: &'static str,
-    privilege: Privilege,
     tree: Digest,
     stoke_init: Vec<u8>,
     stub: Vec<u8>,
@@ -152,21 +148,16 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// Reads everything that the result depends on, and finds out what is missing, before anything is done.
-    fn prepare(config: &'a ImageBuildConfig, tools: &'a Tools) -> Result<Self, BuildError> {
-        let problems = config.spec.check();
-        if let Some(problem) = problems.into_iter().next() {
-            return Err(BuildError::Recipe { field: problem.field, message: problem.message });
-        }
+    fn prepare(config: &'a ImageBuildConfig, tools: &'a Tools, store: &'a Store) -> Result<Self, BuildError> {
         let missing = |field: &str, message: &str| BuildError::Recipe { field: field.into(), message: message.into() };
-        let debian = config.spec.source.debian.as_ref().ok_or_else(|| missing("spec.source", "name a source"))?;
         let form = config.spec.forms.netboot.as_ref().ok_or_else(|| missing("spec.forms", "name a form"))?;
-        let architecture = "amd64";
-        let privilege = install::privilege()?;
-        let debian = Debian::prepare(debian, architecture, privilege)?;
-        let tree = debian.digest();
+        let (architecture, privilege) = ("amd64", install::privilege()?);
+        let bench = Bench { store, tools, privilege, architecture, name: &config.name, bases: &config.bases };
+        let source = Source::prepare(&config.spec.source, &bench)?;
+        let tree = source.digest();
         let stoke_init = fs::read(&tools.stoke_init)?;
         let stub = read_stub(&tools.stub)?;
-        let versions = [version(&tools.mmdebstrap, "--version")?, file_system_version(tools, form)?];
+        let versions = [source.tool_version(tools)?, file_system_version(tools, form)?];
         let arguments = kernel_arguments(form);
         let mut hash = Sha256::new();
         for part in [&STAGES.concat(), &config.name, &tree.to_string(), &versions.join(" "), &arguments] {
@@ -176,43 +167,30 @@ impl<'a> Job<'a> {
         hash.update(Sha256::digest(&stoke_init));
         hash.update(Sha256::digest(&stub));
         let inputs = Digest(hash.finalize().into());
-        let store = Store::open(&config.store)?;
-        Ok(Self { store, tools, debian, form, architecture, privilege, tree, stoke_init, stub, inputs })
+        Ok(Self { bench, source, form, tree, stoke_init, stub, inputs })
     }
 
     /// A version from the same inputs, whose parts are all there.
     fn already_built(&self, name: &str) -> Result<Option<BuiltImage>, BuildError> {
-        let found = self.store.find_built_from(name, &self.inputs)?;
-        let there = |blob: &Digest| self.store.blob_path(blob).exists();
+        let found = self.bench.store.find_built_from(name, &self.inputs)?;
+        let there = |blob: &Digest| self.bench.store.blob_path(blob).exists();
         Ok(found.filter(|image| {
             let parts = [image.kernel.digest, image.initramfs.digest, image.root.blob];
             parts.iter().chain(image.uki.as_ref().map(|uki| &uki.digest)).all(there)
         }))
     }
 
-    /// Held while a tree is installed and made into something; the kernel takes it back however the build ends. By
-    /// tree, not by inputs: whoever needs the same tree in another form finds it in the cache afterwards.
-    fn lock(&self) -> Result<std::fs::File, BuildError> {
-        let folder = self.store.cache().join("locks");
-        fs::create_dir_all(&folder)?;
-        let lock = File::create(folder.join(self.tree.hex()))?.into_file();
-        lock.lock()?;
-        Ok(lock)
-    }
-
     fn run(&self, name: &str, reporter: &mut Reporter<'_>) -> Result<BuiltImage, BuildError> {
-        let workspace = self.store.workspace()?;
-        let mut space = Space { path: self.store.path().to_owned(), needed: install::SMALLEST_TREE };
+        let workspace = self.bench.store.workspace()?;
+        let mut space = Space { path: self.bench.store.path().to_owned(), needed: install::SMALLEST_TREE };
         space.check()?;
-        let tree = self.tree(&workspace, &mut space, reporter)?;
+        let mut progress = |stage: &str, percent| reporter.at(stage, percent);
+        let tree = Tree::of(&self.source, &self.bench, &workspace, &mut space, &mut progress)?;
         reporter.at("inspect", 0);
         let scan = tree::scan(&tree.path, tree.epoch).map_err(|error| space.explain(error))?;
-        self.debian.check(&scan.packages)?;
-        let kernel = bootable(&scan)?;
-        let selection = modules::select(&kernel.indexes).map_err(|missing| BuildError::Tree {
-            field: "spec.source.debian.packages".to_owned(),
-            message: format!("{missing}; use linux-image-{}", self.architecture),
-        })?;
+        self.source.check(&scan.packages)?;
+        let kernel = self.bootable(&scan)?;
+        let selection = modules::select(&kernel.indexes).map_err(|missing| self.lacks(&missing.to_string()))?;
         let made =
             Made { workspace: &workspace, space: &space, tree: &tree, scan: &scan, kernel, selection: &selection };
         let (root, modules) = self.root(&made, reporter)?;
@@ -223,37 +201,21 @@ impl<'a> Job<'a> {
         })?;
         reporter.at("publish", 0);
         let config = ImageConfig {
-            architecture: self.architecture.to_owned(),
+            architecture: self.bench.architecture.to_owned(),
             kernel_version: kernel.version.clone(),
             kernel_arguments: kernel_arguments(self.form).split(' ').map(str::to_owned).collect(),
             root: root.info,
         };
         let draft = Draft { name: name.to_owned(), inputs: self.inputs, config, parts };
-        let image = self.store.publish(&draft)?;
+        let image = self.bench.store.publish(&draft)?;
         reporter.at("publish", 100);
         Ok(image)
-    }
-
-    /// The installed tree, from the cache or installed now.
-    fn tree(&self, workspace: &Workspace, space: &mut Space, reporter: &mut Reporter<'_>) -> Result<Tree, BuildError> {
-        let folder = self.store.cache().join("trees");
-        fs::create_dir_all(&folder)?;
-        if let Some(tree) = Tree::find(&folder, &self.tree)? {
-            return Ok(tree);
-        }
-        let (output, epoch) = (workspace.path().join("tree.tar.zst"), self.debian.epoch());
-        let place = Place { store: &self.store, workspace, output: &output };
-        self.debian
-            .install(&self.tools.mmdebstrap, &place, epoch, space, &mut |stage, done| reporter.at(stage, done))?;
-        let tree = Tree::keep(&folder, &self.tree, epoch, &output)?;
-        reporter.at("install packages", 100);
-        Ok(tree)
     }
 
     /// The root with its hash tree, and the modules that were met on the way.
     fn root(&self, made: &Made<'_>, reporter: &mut Reporter<'_>) -> Result<(Root, Modules), BuildError> {
         reporter.at("root", 0);
-        let rules = Rules::of(&self.form.root, self.debian.own_paths());
+        let rules = Rules::of(&self.form.root, self.source.own_paths());
         let Made { workspace, space, tree, scan, kernel, selection } = *made;
         let cleaning = Cleaning {
             rules: &rules,
@@ -264,7 +226,8 @@ impl<'a> Job<'a> {
             people: &scan.people,
             links: &scan.links,
         };
-        let workshop = Workshop { tools: self.tools, workspace, privilege: self.privilege, space, time: scan.newest };
+        let workshop =
+            Workshop { tools: self.bench.tools, workspace, privilege: self.bench.privilege, space, time: scan.newest };
         let (file, format, mut read) = (workspace.path().join("root"), self.form.root.format, 0);
         let modules = root::make(&workshop, &self.form.root, &file, |out| {
             tree::clean(&tree.path, &cleaning, out, |bytes| {
@@ -278,6 +241,22 @@ impl<'a> Job<'a> {
         let BlobRef { digest, size } = measure(&file)?;
         let info = RootInfo { format, blob: digest, size, verity };
         Ok((Root { file, info }, modules))
+    }
+
+    /// The kernel of a tree that can boot.
+    fn bootable<'s>(&self, scan: &'s Scan) -> Result<&'s Kernel, BuildError> {
+        let kernel = scan.kernel().ok_or_else(|| {
+            if scan.has_kernel_image() {
+                self.lacks("its kernel has no modules.dep; add kmod, so that the kernel's package can run depmod")
+            } else {
+                self.lacks(&format!("it has no kernel; {}", self.source.remedy().1))
+            }
+        })?;
+        if scan.has_init { Ok(kernel) } else { Err(self.lacks("it has no init system; add systemd-sysv")) }
+    }
+
+    fn lacks(&self, message: &str) -> BuildError {
+        BuildError::Tree { field: self.source.remedy().0.to_owned(), message: message.to_owned() }
     }
 
     /// All files of the version.
@@ -336,44 +315,6 @@ struct Root {
     info: RootInfo,
 }
 
-/// An installed tree in the cache: `DIGEST-EPOCH.tar.zst`, the epoch being what the installation gave its own files.
-struct Tree {
-    path: PathBuf,
-    epoch: u64,
-}
-
-impl Tree {
-    fn find(folder: &Path, digest: &Digest) -> Result<Option<Self>, BuildError> {
-        let prefix = format!("{}-", digest.hex());
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let epoch = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tar.zst")?.parse().ok());
-            if let Some(epoch) = epoch {
-                // The newest are kept: used is as good as new.
-                File::options().append(true).open(&path)?.into_file().set_modified(SystemTime::now())?;
-                return Ok(Some(Self { path, epoch }));
-            }
-        }
-        Ok(None)
-    }
-
-    fn keep(folder: &Path, digest: &Digest, epoch: u64, file: &Path) -> Result<Self, BuildError> {
-        let path = folder.join(format!("{}-{epoch}.tar.zst", digest.hex()));
-        fs::rename(file, &path)?;
-        let mut trees = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            trees.push((entry.metadata()?.modified()?, entry.path()));
-        }
-        trees.sort();
-        for (_, old) in trees.iter().rev().skip(CACHED_TREES) {
-            fs::remove_file(old)?;
-        }
-        Ok(Self { path, epoch })
-    }
-}
-
 fn read_stub(path: &Path) -> Result<Vec<u8>, BuildError> {
     fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -393,20 +334,4 @@ fn file_system_version(tools: &Tools, form: &NetbootForm) -> Result<String, Buil
 fn kernel_arguments(form: &NetbootForm) -> String {
     let own = form.kernel_arguments.iter().map(String::as_str);
     KERNEL_ARGUMENTS.into_iter().chain(own).collect::<Vec<_>>().join(" ")
-}
-
-/// The kernel of a tree that can boot.
-fn bootable(scan: &Scan) -> Result<&Kernel, BuildError> {
-    let lacks = |message: &str| BuildError::Tree {
-        field: "spec.source.debian.packages".to_owned(),
-        message: message.to_owned(),
-    };
-    let kernel = scan.kernel().ok_or_else(|| {
-        if scan.has_kernel_image() {
-            lacks("its kernel has no modules.dep; add kmod, so that the kernel's package can run depmod")
-        } else {
-            lacks("it has no kernel; add linux-image-amd64")
-        }
-    })?;
-    if scan.has_init { Ok(kernel) } else { Err(lacks("it has no init system; add systemd-sysv")) }
 }

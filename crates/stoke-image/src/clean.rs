@@ -185,8 +185,14 @@ fn of_a_machine(path: &str) -> bool {
         "etc/ssh" => name.starts_with("ssh_host_"),
         "boot" => ["vmlinuz-", "initrd.img-", "System.map-"].iter().any(|prefix| name.starts_with(prefix)),
         "var/lib/initramfs-tools" => true,
+        // Keeps services from starting while an image is built; on a node they shall.
+        "usr/sbin" => name == "policy-rc.d",
         "etc" | "etc/default" => [".dpkg-old", ".dpkg-dist", ".dpkg-new"].iter().any(|suffix| name.ends_with(suffix)),
-        _ => false,
+        _ => {
+            let modules = folder.strip_prefix("usr/lib/modules/").or_else(|| folder.strip_prefix("lib/modules/"));
+            let of_a_kernel = modules.is_some_and(|version| !version.contains('/'));
+            of_a_kernel && ["vmlinuz", "initramfs.img", "initrd.img", "initrd"].contains(&name)
+        }
     }
 }
 
@@ -214,6 +220,9 @@ mod tests {
             "dev/null",
             "tmp/x",
             "boot/vmlinuz-6.1.0-1-amd64",
+            "usr/lib/modules/6.12.5-200.fc41.x86_64/vmlinuz",
+            "usr/lib/modules/6.12.5-200.fc41.x86_64/initramfs.img",
+            "usr/sbin/policy-rc.d",
             "initrd.img",
         ];
         for path in secret {
@@ -225,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_a_system_needs_ships() {
-        for path in ["etc/ssh/sshd_config", "etc/passwd", "usr/bin/vmlinuz", "boot/config-6.1", "tmp", "dev", "var/log"]
+        for path in ["etc/ssh/sshd_config", "etc/passwd", "usr/bin/vmlinuz", "boot/config-6.1", "usr/lib/modules/6.1/extra/vmlinuz", "tmp", "dev", "var/log"]
         {
             assert_eq!(fate(path), Fate::Keep, "{path}");
         }

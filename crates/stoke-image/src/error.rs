@@ -62,6 +62,16 @@ pub enum BuildError {
         /// Its exit status and last words.
         message: String,
     },
+    /// An image, an archive or a folder that no tree can be made of.
+    #[error("{name} cannot be used: {why}")]
+    Source {
+        /// The field, from the object's root.
+        field: String,
+        /// What it is, for people: a path, a reference.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A program is not installed.
     #[error("{tool} is not installed; install the Debian package {package}")]
     ToolMissing {
@@ -124,6 +134,7 @@ impl BuildError {
             Self::Recipe { field, .. }
             | Self::UnknownPackage { field, .. }
             | Self::Hook { field, .. }
+            | Self::Source { field, .. }
             | Self::Tree { field, .. } => Some(field),
             Self::Archive { .. } => Some("spec.source.debian.suite"),
             Self::Lock { .. } | Self::PackageGone { .. } => Some("spec.source.debian.lock"),

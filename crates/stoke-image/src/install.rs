@@ -17,7 +17,7 @@ use crate::recipe::{HOOK_MARK, Plan, Privilege};
 use crate::store::Workspace;
 
 /// Fast before small: the cached tree is read twice by every build of a form.
-const TREE_COMPRESSION: i32 = 1;
+pub(crate) const TREE_COMPRESSION: i32 = 1;
 /// What is needed beside what the packages occupy, before apt has said how much that is.
 pub(crate) const SMALLEST_TREE: u64 = 1 << 30;
 

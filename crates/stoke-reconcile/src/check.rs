@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use stoke_api::objects::{AnyObject, FarmSpec, Kind, LanSpec, MachineSpec, NodeConfig, Problem, ServerSpec};
+use stoke_api::objects::{
+    AnyObject, FarmSpec, ImageSpec, Kind, LanSpec, MachineSpec, NodeConfig, Problem, ServerSpec, image_bases,
+};
 use stoke_api::{MacAddr, ObjectName, ObjectRef};
 
 use crate::names::nic_mac;
@@ -51,6 +53,7 @@ struct Findings<'a> {
     lans: BTreeMap<ObjectRef, &'a LanSpec>,
     farms: BTreeMap<ObjectRef, &'a FarmSpec>,
     laid: Vec<(ObjectRef, Ipv4Net)>,
+    images: BTreeMap<ObjectRef, &'a ImageSpec>,
     uplinks: BTreeMap<String, ObjectRef>,
     farm_of_lan: BTreeMap<ObjectRef, ObjectRef>,
     macs: BTreeMap<MacAddr, ObjectRef>,
@@ -79,13 +82,14 @@ impl<'a> Findings<'a> {
                 _ => {}
             }
         }
+                AnyObject::Image(image) => drop(findings.images.insert(object.reference(), &image.spec)),
         findings
     }
 
     fn object(&mut self, object: &AnyObject) {
         let reference = object.reference();
         match object {
-            AnyObject::Image(_) => {}
+            AnyObject::Image(image) => self.image(&reference, &image.spec),
             AnyObject::Lan(lan) => self.lan(&reference, &lan.spec),
             AnyObject::Farm(farm) => self.farm(&reference, &farm.spec),
             AnyObject::Server(server) => self.server(&reference, &server.spec),
@@ -111,6 +115,15 @@ impl<'a> Findings<'a> {
     fn lan(&mut self, lan: &ObjectRef, spec: &LanSpec) {
         for (index, subnet) in spec.subnets.iter().enumerate() {
             let cidr = subnet.cidr;
+    fn image(&mut self, image: &ObjectRef, spec: &ImageSpec) {
+        let Some(namespace) = &image.namespace else { return };
+        let find = |name: &str| self.images.get(&ObjectRef { name: name.parse().ok()?, ..image.clone() }).copied();
+        let bases = image_bases(namespace.as_str(), image.name.as_str(), spec, &find);
+        if let Some(problem) = bases.err().filter(|_| !self.some_are_unknown) {
+            self.problem(image, problem.field, problem.message);
+        }
+    }
+
             let overlaps = |(other, theirs): &&(ObjectRef, Ipv4Net)| {
                 other != lan && (theirs.contains(&cidr) || cidr.contains(theirs))
             };

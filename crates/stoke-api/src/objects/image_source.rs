@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{ImageSpec, Problem};
 use crate::names::ObjectName;
 
 /// A root tree that buildah makes of a Containerfile (or Dockerfile).
@@ -96,6 +96,37 @@ impl ContainerfileSource {
     }
 }
 
+/// The images that an image starts from, and those that these start from, by `NAMESPACE/NAME`. `find` gives the image of a
+/// name in the namespace.
+///
+/// # Errors
+/// With the field that names an image that is not there, or one that leads back here.
+pub fn image_bases<'a>(
+    namespace: &str,
+    name: &str,
+    spec: &'a ImageSpec,
+    find: &dyn Fn(&str) -> Option<&'a ImageSpec>,
+) -> Result<BTreeMap<String, ImageSpec>, Problem> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![(name.to_owned(), spec, vec![name.to_owned()])];
+    while let Some((image, spec, way)) = left.pop() {
+        let Some(containerfile) = &spec.source.containerfile else { continue };
+        for (stage, base) in &containerfile.bases {
+            let (field, base) = (format!("spec.source.containerfile.bases.{stage}"), base.as_str());
+            if way.iter().any(|passed| passed == base) {
+                let circle = way.join(" -> ");
+                return Err(Problem::new(field, format!("image {base} starts from itself: {circle} -> {base}")));
+            }
+            let of = if image == name { String::new() } else { format!(", which image {image} starts from") };
+            let missing = || Problem::new(field.clone(), format!("there is no image {namespace}/{base}{of}"));
+            let spec = find(base).ok_or_else(missing)?;
+            found.insert(format!("{namespace}/{base}"), spec.clone());
+            left.push((base.to_owned(), spec, [way.clone(), vec![base.to_owned()]].concat()));
+        }
+    }
+    Ok(found)
+}
+
 impl OciSource {
     pub(super) fn resolve(&mut self, folder: &Path) {
         for path in [&mut self.layout, &mut self.archive].into_iter().flatten() {
@@ -120,5 +151,59 @@ impl OciSource {
 impl TreeSource {
     pub(super) fn resolve(&mut self, folder: &Path) {
         self.path = folder.join(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Forms, ImageSource};
+
+    fn on(bases: &[(&str, &str)]) -> ImageSpec {
+        let bases = bases.iter().map(|(stage, image)| ((*stage).to_owned(), image.parse().unwrap())).collect();
+        let containerfile =
+            ContainerfileSource { path: "Containerfile".into(), bases, ..ContainerfileSource::default() };
+        ImageSpec {
+            source: ImageSource { containerfile: Some(containerfile), ..ImageSource::default() },
+            architectures: Vec::new(),
+            forms: Forms::default(),
+            revision_history_limit: 0,
+        }
+    }
+
+    #[test]
+    fn bases_of_bases_are_found_and_circles_are_told() {
+        let all = BTreeMap::from([
+            ("a", on(&[("x", "b"), ("y", "c")])),
+            ("b", on(&[("x", "c")])),
+            ("c", on(&[])),
+            ("one", on(&[("z", "two")])),
+            ("two", on(&[("z", "one")])),
+            ("lost", on(&[("z", "nowhere")])),
+        ]);
+        let bases = |name: &str| image_bases("lab", name, &all[name], &|name| all.get(name));
+        assert_eq!(bases("a").unwrap().into_keys().collect::<Vec<_>>(), ["lab/b", "lab/c"]);
+        assert!(bases("one").unwrap_err().message.contains("one -> two -> one"));
+        let lost = bases("lost").unwrap_err();
+        assert_eq!(
+            (lost.field.as_str(), lost.message.as_str()),
+            ("spec.source.containerfile.bases.z", "there is no image lab/nowhere")
+        );
+    }
+
+    #[test]
+    fn paths_are_seen_from_the_file_that_names_them() {
+        let mut source = ContainerfileSource { path: "node/Containerfile".into(), ..ContainerfileSource::default() };
+        source.resolve(Path::new("/srv"));
+        assert_eq!(
+            (source.path.as_path(), source.context()),
+            (Path::new("/srv/node/Containerfile"), Path::new("/srv/node"))
+        );
+        source.context = Some("/elsewhere".into());
+        source.resolve(Path::new("/other"));
+        assert_eq!(
+            (source.path.as_path(), source.context()),
+            (Path::new("/srv/node/Containerfile"), Path::new("/elsewhere"))
+        );
     }
 }

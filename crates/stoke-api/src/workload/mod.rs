@@ -7,6 +7,7 @@
 mod farm;
 mod router;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -196,3 +197,6 @@ pub struct ImageBuildConfig {
     /// The store: an OCI layout.
     pub store: PathBuf,
 }
+    /// The images that it starts from, and those that these start from, by `NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bases: BTreeMap<String, ImageSpec>,

@@ -1,5 +1,6 @@
 //! Builds from the archive, as root and as an ordinary user. They need a mirror, by network or on this host.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,7 +25,7 @@ pub(crate) fn tools(dir: &Path) -> Tools {
 }
 
 pub(crate) fn config(store: &Path, spec: ImageSpec) -> ImageBuildConfig {
-    ImageBuildConfig { name: "default/node".to_owned(), spec, store: store.to_owned() }
+    ImageBuildConfig { name: "default/node".to_owned(), spec, store: store.to_owned(), bases: BTreeMap::new() }
 }
 
 pub(crate) fn smallest() -> ImageSpec {

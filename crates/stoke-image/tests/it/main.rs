@@ -11,4 +11,6 @@ mod moves;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod world;

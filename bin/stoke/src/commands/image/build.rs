@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use stoke_api::control::ObjectProblem;
 use stoke_api::load::{self, Loaded};
+use stoke_api::objects::{Problem, image_bases};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::ImageBuildConfig;
 use stoke_api::{AnyObject, ObjectRef};
@@ -21,8 +22,13 @@ use crate::output;
 pub(super) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> {
     let loaded = super::super::load(&files.paths)?;
     let objects = loaded.iter().flat_map(|loaded| &loaded.objects);
-    let configs: Vec<_> =
-        objects.filter_map(|(object, _)| Some((object.reference(), config(folders, object)?))).collect();
+    let objects: Vec<_> = objects.map(|(object, _)| object).collect();
+    let mut configs = Vec::new();
+    for object in &objects {
+        if let Some(config) = config(folders, object, &objects).map_err(|problem| wrong(&problem, object, &loaded))? {
+            configs.push((object.reference(), config));
+        }
+    }
     if configs.is_empty() {
         return Err(Failure::hinted("there is no image in these files", "an image is an object of kind Image"));
     }
@@ -53,11 +59,27 @@ fn in_its_file(error: BuildError, image: &ObjectRef, loaded: &[Loaded]) -> anyho
     }
 }
 
-fn config(folders: &Folders, object: &AnyObject) -> Option<ImageBuildConfig> {
-    let AnyObject::Image(image) = object else { return None };
-    let namespace = object.reference().namespace?;
+/// What is built for an object, if it is an image. Images that it starts from are in the same files.
+fn config(folders: &Folders, object: &AnyObject, all: &[&AnyObject]) -> Result<Option<ImageBuildConfig>, Problem> {
+    let (AnyObject::Image(image), reference) = (object, object.reference()) else { return Ok(None) };
+    let Some(namespace) = &reference.namespace else { return Ok(None) };
+    let find = |name: &str| {
+        let wanted = ObjectRef { name: name.parse().ok()?, ..reference.clone() };
+        all.iter().find_map(|other| match other {
+            AnyObject::Image(image) if other.reference() == wanted => Some(&image.spec),
+            _ => None,
+        })
+    };
+    let bases = image_bases(namespace.as_str(), reference.name.as_str(), &image.spec, &find)?;
     let name = format!("{namespace}/{}", image.metadata.name);
-    Some(ImageBuildConfig { name, spec: image.spec.clone(), store: folders.images() })
+    Ok(Some(ImageBuildConfig { name, spec: image.spec.clone(), store: folders.images(), bases }))
+}
+
+/// A problem at the field of its file.
+fn wrong(problem: &Problem, object: &AnyObject, loaded: &[Loaded]) -> anyhow::Error {
+    let Problem { field, message } = problem.clone();
+    let located = load::locate(loaded, &ObjectProblem { object: object.reference(), field, message: message.clone() });
+    located.map_or_else(|| anyhow::anyhow!(message), |finding| BadFiles(vec![finding]).into())
 }
 
 fn result(name: &str, built: &BuiltImage, took: Duration) -> String {
