@@ -11,6 +11,7 @@ mod farm;
 mod get;
 mod image;
 mod logs;
+mod outside;
 mod plan;
 mod power;
 mod reference;
@@ -69,7 +70,8 @@ fn blocking<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 /// Loads files, or fails with everything that is wrong in them.
 fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Loaded>> {
-    let (loaded, mut findings) = load::load_what_is_whole(paths);
+    let (mut loaded, mut findings) = load::load_what_is_whole(paths);
+    outside::pin(&mut loaded);
     if findings.is_empty() {
         return Ok(loaded);
     }

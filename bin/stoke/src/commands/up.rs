@@ -196,13 +196,16 @@ struct Watched {
 
 impl Watched {
     fn load(paths: &[PathBuf]) -> anyhow::Result<Self> {
-        let looks = looks(paths);
-        Ok(Self { loaded: super::load(paths)?, paths: paths.to_vec(), looks, applied: Vec::new() })
+        // Looked at before they are read: an edit in between is one that is still to be followed.
+        let mut seen = looks(paths, &[]);
+        let loaded = super::load(paths)?;
+        seen.extend(looks(&[], &loaded));
+        Ok(Self { loaded, paths: paths.to_vec(), looks: seen, applied: Vec::new() })
     }
 
     /// Whether a file changed, came or went since the last look.
     fn changed(&mut self) -> bool {
-        let now = looks(&self.paths);
+        let now = looks(&self.paths, &self.loaded);
         let changed = now != self.looks;
         self.looks = now;
         changed
@@ -224,13 +227,14 @@ impl Watched {
     }
 }
 
-fn looks(paths: &[PathBuf]) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
+/// How the files look, and those that they name.
+fn looks(paths: &[PathBuf], loaded: &[load::Loaded]) -> Vec<(PathBuf, Option<SystemTime>, u64)> {
     let look = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok();
         let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
         (path, modified, metadata.map_or(0, |metadata| metadata.len()))
     };
-    load::find_files(paths).into_iter().map(look).collect()
+    load::find_files(paths).into_iter().chain(super::outside::files(loaded)).map(look).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod build;
 mod list;
+mod lock;
 mod meter;
 
 use std::process::ExitCode;
@@ -14,5 +15,6 @@ pub(super) fn run(folders: &Folders, verb: &Image) -> anyhow::Result<ExitCode> {
     match verb {
         Image::Build(files) => build::run(folders, files),
         Image::List => list::run(folders),
+        Image::Lock(files) => lock::run(folders, files),
     }
 }
