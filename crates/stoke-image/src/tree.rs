@@ -350,11 +350,89 @@ fn unxz(content: &[u8]) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use stoke_api::objects::RootForm;
+
     use super::*;
 
     #[test]
     fn ten_comes_behind_nine() {
         assert!(Version::parse("6.10.1-amd64") > Version::parse("6.9.12-amd64"));
         assert!(Version::parse("6.1.0-56-amd64") > Version::parse("6.1.0-9-amd64"));
+    }
+
+    /// A tree of files, and of hard links to them, all of them written by the installation.
+    fn tree(folder: &Path, entries: &[(&str, Result<&str, &str>)]) -> std::path::PathBuf {
+        let mut builder = Builder::new(Vec::new());
+        for (path, what) in entries {
+            let mut header = Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_mtime(100);
+            header.set_uid(0);
+            header.set_gid(0);
+            match what {
+                Ok(content) => {
+                    header.set_size(content.len() as u64);
+                    builder.append_data(&mut header, format!("./{path}"), content.as_bytes()).unwrap();
+                }
+                Err(target) => {
+                    header.set_entry_type(EntryType::Link);
+                    header.set_size(0);
+                    builder.append_link(&mut header, format!("./{path}"), format!("./{target}")).unwrap();
+                }
+            }
+        }
+        let path = folder.join("tree.tar.zst");
+        std::fs::write(&path, zstd::encode_all(builder.into_inner().unwrap().as_slice(), 1).unwrap()).unwrap();
+        path
+    }
+
+    /// What ships of a tree: content, or what it is a link to.
+    fn shipped(entries: &[(&str, Result<&str, &str>)], form: &RootForm) -> BTreeMap<String, String> {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (tree, rules) = (tree(dir.path(), entries), Rules::of(form, []));
+        let scan = scan(&tree, 100).unwrap();
+        let (people, links, wanted) = (&scan.people, &scan.links, &BTreeSet::new());
+        let cleaning = Cleaning { rules: &rules, epoch: 100, newest: 7, kernel: "6.1", wanted, people, links };
+        let mut out = Vec::new();
+        clean(&tree, &cleaning, &mut out, |_| ()).unwrap();
+        let mut found = BTreeMap::new();
+        for entry in Archive::new(out.as_slice()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = path_of(&entry).unwrap();
+            assert_eq!(entry.header().mtime().unwrap(), 7, "{path}");
+            let link = entry.header().entry_type() == EntryType::Link;
+            let said = if link { format!("-> {}", target_of(&entry)) } else { read_text(&mut entry).unwrap() };
+            found.insert(path, said);
+        }
+        found
+    }
+
+    #[test]
+    fn a_name_that_goes_leaves_its_content_to_the_next_one() {
+        let entries = [("usr/bin/a", Ok("x")), ("usr/bin/b", Err("usr/bin/a")), ("usr/bin/c", Err("usr/bin/a"))];
+        let all = shipped(&entries, &RootForm::default());
+        assert_eq!((&*all["usr/bin/a"], &*all["usr/bin/b"]), ("x", "-> usr/bin/a"));
+        let form = RootForm { exclude: vec!["/usr/bin/a".to_owned()], ..RootForm::default() };
+        let rest = shipped(&entries, &form);
+        assert_eq!((rest.get("usr/bin/a"), &*rest["usr/bin/b"], &*rest["usr/bin/c"]), (None, "x", "-> usr/bin/b"));
+        let form = RootForm { exclude: vec!["/usr/bin".to_owned()], ..RootForm::default() };
+        assert!(shipped(&entries, &form).keys().all(|path| !path.starts_with("usr/bin")));
+    }
+
+    #[test]
+    fn people_of_a_machine_stay_behind_wherever_their_names_stand_in_the_archive() {
+        let entries = [
+            ("etc/group", Ok("sudo:x:27:ann\nann:x:1000:\n")),
+            ("etc/shadow", Ok("root:*:20000:0\nann:y:20000:0\n")),
+            ("home/ann/secret", Ok("s")),
+            ("etc/passwd", Ok("root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n")),
+        ];
+        let form = RootForm { cleanup: stoke_api::objects::Cleanup::Machine, ..RootForm::default() };
+        let ships = shipped(&entries, &form);
+        assert_eq!(&*ships["etc/passwd"], "root:x:0:0::/root:/bin/sh\n");
+        assert_eq!((&*ships["etc/group"], &*ships["etc/shadow"]), ("sudo:x:27:\n", "root:*:0:0\n"));
+        assert_eq!(ships.get("home/ann/secret"), None);
+        let ships = shipped(&entries, &RootForm::default());
+        assert_eq!((&*ships["etc/shadow"], &*ships["home/ann/secret"]), ("root:*:0:0\nann:y:0:0\n", "s"));
     }
 }
