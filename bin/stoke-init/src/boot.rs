@@ -2,15 +2,19 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::system::{RebootCommand, reboot, sethostname};
-use stoke_api::node::{BAKED_PATH, BOOT_RECORD_PATH, Baked, BootRecord, CA_PATH, Hello, PROTOCOL, Phase};
+use stoke_api::node::{BAKED_PATH, BOOT_RECORD_PATH, Baked, BootRecord, CA_PATH, Hello, Keep, PROTOCOL, Phase};
+use stoke_api::objects::NodeConfig;
+use stoke_api::trust::Hex;
 
 use crate::cmdline::Cmdline;
 use crate::farm::{Farm, FarmError, distinct};
+use crate::findings::Expected;
 use crate::handoff::{FarmLink, Gift, Handoff, NbdLink};
 use crate::identity::{Hardware, machine_id};
 use crate::journal::{Journal, uptime_ms};
@@ -19,12 +23,14 @@ use crate::network::{self, Connected, Wanted};
 use crate::plan::{Authority, Plan};
 use crate::reporter::Reporter;
 use crate::root::{self, Attached};
-use crate::{clock, configure, kernel_fs, layers, switch, verity};
+use crate::{clock, configure, disk, kernel_fs, layers, ltsp, secrets, shutdown, switch, verity};
 
 /// After so many attempts at the root the machine starts from the firmware again: what it runs may be what is wrong.
 const ATTEMPTS: u32 = 10;
 /// How long the farm is given to hear of a failure before the machine reboots.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often the farm is asked in vain before a node boots what it has on its disk.
+const BEFORE_OFFLINE: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Boots. Never returns: it ends as the system's init, or in a reboot.
@@ -63,7 +69,19 @@ fn boot(journal: &'static Journal, reporter: &mut Option<Reporter>) -> Result<In
     if clock::not_before(baked.built_at) {
         journal.say("the clock was before the image was built: set to that");
     }
-    let mut machine = Machine { journal, baked, cmdline, hardware, connected, loader, reporter };
+    let mut machine = Machine {
+        journal,
+        baked,
+        cmdline,
+        hardware,
+        connected,
+        loader,
+        reporter,
+        unanswered: 0,
+        keeper: None,
+        host_key: None,
+        secrets: configure::Secrets::new(),
+    };
     let rooted = machine.root_with_retries()?;
     machine.hand_over(rooted)
 }
@@ -95,6 +113,13 @@ struct Machine<'a> {
     connected: Connected,
     loader: Loader,
     reporter: &'a mut Option<Reporter>,
+    /// How often no replica of the farm has answered.
+    unanswered: u32,
+    /// The farm, if it keeps the SSH host key, and the key that it kept.
+    keeper: Option<Farm>,
+    host_key: Option<String>,
+    /// What the farm gave this node in this boot.
+    secrets: configure::Secrets,
 }
 
 /// A root that is ready to be switched to.
@@ -135,9 +160,9 @@ impl Machine<'_> {
 
     /// One attempt: plan, attach, verify, overlay, configure.
     fn root(&mut self) -> Result<Rooted> {
-        let (plan, farm) = self.plan()?;
+        let (mut plan, farm) = self.plan()?;
         let attached = root::attach(&plan, &self.baked.root, &self.hardware, &mut self.loader, self.journal)?;
-        match self.furnish(&plan, &attached) {
+        match self.furnish(&mut plan, &attached) {
             Ok(applied) => Ok(Rooted { plan, farm, attached, applied }),
             Err(error) => {
                 let error = verity::explain(error, &self.baked.root.blob);
@@ -147,13 +172,14 @@ impl Machine<'_> {
         }
     }
 
-    fn furnish(&self, plan: &Plan, attached: &Attached) -> Result<configure::Applied> {
+    fn furnish(&self, plan: &mut Plan, attached: &Attached) -> Result<configure::Applied> {
         root::keep_meanwhile(attached, self.journal)?;
         if let Some(mapped) = &attached.mapped {
             layers::mount_lower(mapped, self.baked.root.format)?;
         }
         layers::assemble(plan.config.overlay_size)?;
         self.journal.reached(Phase::Root, &self.words(plan, attached));
+        self.furnish_for_ltsp(plan)?;
         self.configure(plan)
     }
 
@@ -181,7 +207,10 @@ impl Machine<'_> {
             format!("there is a farm at {}, but its CA is not in this initramfs ({CA_PATH})", urls.join(" "))
         })?;
         let (farm, hello) = (Farm::new(urls, &ca_pem)?, self.hello());
-        let manifest = farm.hello(&hello)?;
+        let manifest = match farm.hello(&hello) {
+            Err(error @ FarmError::Unreachable { .. }) => return self.without_farm(error, urls, ca_pem, hello),
+            answer => answer?,
+        };
         if clock::follow(manifest.now_ms) {
             self.journal.say("the clock now follows the farm's");
         }
@@ -190,9 +219,59 @@ impl Machine<'_> {
         let known = std::iter::once(farm.url()).chain(manifest.farms.iter().cloned()).chain(urls.to_vec());
         let (session, orders) = (manifest.session.clone(), manifest.orders);
         let link = FarmLink { urls: distinct(known), ca_pem, session: session.clone(), orders, hello };
-        *self.reporter = Some(Reporter::start(farm, session, self.journal));
+        if manifest.keeps_host_key {
+            self.ask_for_host_key(&farm, &session);
+        }
+        *self.reporter = Some(Reporter::start(farm.clone(), session.clone(), self.journal));
+        self.secrets = secrets::fetch(&farm, &session, manifest.trust, self.journal)?;
         let plan = Plan::from_manifest(manifest, &self.baked, &self.cmdline)?;
         Ok((plan, Some(link)))
+    }
+
+    /// The SSH host key of earlier boots. Without it the node makes another one.
+    fn ask_for_host_key(&mut self, farm: &Farm, session: &str) {
+        self.keeper = Some(farm.clone());
+        match farm.kept(session) {
+            Ok(kept) => {
+                let key = kept.ssh_host_key.and_then(|key| String::from_utf8(key.0).ok());
+                self.host_key = key.or_else(|| self.host_key.take());
+            }
+            Err(error) => self.journal.say(&format!("the farm does not give our SSH host key: {error}")),
+        }
+    }
+
+    /// Gives the farm an SSH host key that was made in this boot.
+    fn keep_host_key(&mut self, farm: Option<&FarmLink>, new: Option<&Hex>) {
+        let Some(key) = new else { return };
+        self.host_key = String::from_utf8(key.0.clone()).ok();
+        if let (Some(link), Some(keeper)) = (farm, &self.keeper)
+            && let Err(error) = keeper.keep(&Keep { session: link.session.clone(), ssh_host_key: key.clone() })
+        {
+            self.journal.say(&format!("the farm does not keep our SSH host key: {error}"));
+        }
+    }
+
+    /// No replica answers: what is on the node's disk, if it may be booted so. The resident finds the farm when it is back.
+    fn without_farm(
+        &mut self,
+        error: FarmError,
+        urls: &[String],
+        ca_pem: String,
+        hello: Hello,
+    ) -> Result<(Plan, Option<FarmLink>)> {
+        self.unanswered += 1;
+        if self.unanswered < BEFORE_OFFLINE {
+            return Err(error.into());
+        }
+        let Some((manifest, host_key)) = disk::last_manifest(&self.baked.root.blob, &mut self.loader) else {
+            return Err(error.into());
+        };
+        self.host_key = host_key;
+        self.journal.reached(Phase::Manifest, &format!("{} as the disk has it: no farm answers", manifest.name));
+        let known = urls.iter().chain(&manifest.farms).cloned();
+        let (session, orders) = (manifest.session.clone(), manifest.orders);
+        let link = FarmLink { urls: distinct(known), ca_pem, session, orders, hello };
+        Ok((Plan::from_manifest(manifest, &self.baked, &self.cmdline)?, Some(link)))
     }
 
     fn hello(&self) -> Hello {
@@ -208,7 +287,26 @@ impl Machine<'_> {
             product: self.hardware.product.clone(),
             uptime_ms: uptime_ms(),
             orders_seen: None,
+            config_generation: NodeConfig::GENERATION,
         }
+    }
+
+    /// What scripts of LTSP expect, on a farm that has a configuration of it.
+    fn furnish_for_ltsp(&self, plan: &mut Plan) -> Result<()> {
+        if plan.config.compatibility.is_none() {
+            return Ok(());
+        }
+        let Connected { interface, lease, .. } = &self.connected;
+        let cmdline = kernel_fs::attribute("/proc/cmdline");
+        let hostname = configure::hostname(&plan.name, &plan.config).to_owned();
+        let server = plan.nbd.first().map_or(IpAddr::V4(lease.server), SocketAddr::ip);
+        let (domain, cmdline) = (plan.domain.as_str(), cmdline.as_str());
+        let node = ltsp::Node { hostname: &hostname, domain, interface, lease, server, cmdline };
+        let root = layers::NEW_ROOT.as_ref();
+        let config = ltsp::with_own_file(root, &plan.config, &node);
+        ltsp::furnish(root, &node).context("could not make what scripts of LTSP expect")?;
+        plan.config = config;
+        Ok(())
     }
 
     fn configure(&self, plan: &Plan) -> Result<configure::Applied> {
@@ -225,15 +323,15 @@ impl Machine<'_> {
                 mac: self.connected.interface.mac,
             },
             config: &plan.config,
-            secrets: &configure::Secrets::new(),
+            secrets: &self.secrets,
+            host_key: self.host_key.as_deref(),
         };
         let root = layers::NEW_ROOT.as_ref();
         let mut applied = configure::apply(root, &settings).context("could not configure the node")?;
         for remark in &applied.remarks {
             self.journal.say(remark);
         }
-        let remarks =
-            configure::run_before_init(root, &plan.config.hooks, &self.hook_environment(plan), self.journal)?;
+        let remarks = configure::run_before_init(root, &plan.config.hooks, &self.hook_environment(plan), self.journal)?;
         applied.remarks.extend(remarks);
         Ok(applied)
     }
@@ -256,10 +354,12 @@ impl Machine<'_> {
     /// Starts the resident, records the boot and becomes the system's init.
     fn hand_over(&mut self, rooted: Rooted) -> Result<Infallible> {
         let init = switch::find_init()?;
-        let Rooted { plan, farm, attached, applied } = rooted;
+        let Rooted { plan, farm, mut attached, applied } = rooted;
+        self.keep_host_key(farm.as_ref(), applied.new_host_key.as_ref());
         sethostname(configure::hostname(&plan.name, &plan.config).as_bytes()).context("could not set the host name")?;
         let descriptors = attached.descriptors();
         let waiting = switch::start_resident(descriptors)?;
+        let numbers = switch::numbers(descriptors);
         let gift = attached.memory().filter(|_| plan.serve_peers).map(|memory| Gift {
             descriptor: memory.as_raw_fd(),
             blob: self.baked.root.blob,
@@ -268,16 +368,29 @@ impl Machine<'_> {
         let nbd = attached.nbd().map(|(device, export)| NbdLink {
             index: device.index,
             export: export.clone(),
-            descriptors: switch::numbers(descriptors),
+            descriptors: numbers.clone(),
             ahead: attached.cached_nbd().map(|device| (device, plan.hot.clone())),
         });
+        let slot = attached.slot().map(|slot| {
+            // Without it a boot needs the farm, as any other does.
+            if let Err(error) = slot.keep(plan.keep.as_deref(), self.host_key.as_deref()) {
+                self.journal.say(&format!("{error:#}"));
+            }
+            slot.place()
+        });
+        let slot = slot.and_then(|(slot, root)| Some((*numbers.first()?, slot, root)));
         switch::move_kernel_fs()?;
+        if let Err(error) = shutdown::prepare() {
+            self.journal.say(&format!("the root will not be given back at the end: {error:#}"));
+        }
+        layers::let_go();
         self.journal.reached(Phase::Switched, init);
         self.record(&plan, attached.mode(), farm.as_ref())?;
         waiting.release(&Handoff {
             farm,
             nbd,
             gift,
+            slot,
             interface: self.connected.interface.clone(),
             lease: self.connected.lease.clone(),
             lease_age_ms: u64::try_from(self.connected.since.elapsed().as_millis()).unwrap_or_default(),
@@ -287,6 +400,8 @@ impl Machine<'_> {
             mode: attached.mode().to_owned(),
             device: attached.mapped.clone().unwrap_or_default(),
             says_ready: applied.says_ready,
+            mounts: Expected::of(&plan.config.mounts),
+            remarks: applied.remarks,
         })?;
         switch::switch(init)
     }

@@ -21,6 +21,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use stoke_api::objects::NodeConfig;
+use stoke_api::trust::Hex;
 
 pub(crate) use self::files::Secrets;
 pub(crate) use self::hooks::{ENTER, OUTPUT, enter, failures, run_before_init};
@@ -48,6 +49,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) boot: BootLink,
     pub(crate) config: &'a NodeConfig,
     pub(crate) secrets: &'a Secrets,
+    /// The private SSH host key of earlier boots.
+    pub(crate) host_key: Option<&'a str>,
 }
 
 /// What came of it.
@@ -55,6 +58,8 @@ pub(crate) struct Settings<'a> {
 pub(crate) struct Applied {
     /// Public host keys.
     pub(crate) ssh_host_keys: Vec<String>,
+    /// The private one, if it was made now.
+    pub(crate) new_host_key: Option<Hex>,
     /// Whether the system will say when it is up.
     pub(crate) says_ready: bool,
     /// What the configuration asks for and the image cannot do.
@@ -94,10 +99,10 @@ pub(crate) fn apply(root: &Path, settings: &Settings<'_>) -> Result<Applied> {
     kubernetes::kubelet(root, &config.kubelet, &mut remarks)?;
     files::write(root, &config.files, settings.secrets)?;
     mounts::write(root, config)?;
-    let ssh_host_keys = host_keys(root, hostname)?;
+    let (ssh_host_keys, new_host_key) = host_keys(root, hostname, settings.host_key)?;
     let says_ready = state_units(root)?;
     hooks::write(root, &config.hooks, &mut remarks)?;
-    Ok(Applied { ssh_host_keys, says_ready, remarks: remarks.into_lines() })
+    Ok(Applied { ssh_host_keys, new_host_key, says_ready, remarks: remarks.into_lines() })
 }
 
 /// The kernel's host name: the node's own, which may have a domain.
@@ -105,21 +110,26 @@ pub(crate) fn hostname<'a>(name: &'a str, config: &'a NodeConfig) -> &'a str {
     config.hostname.as_deref().unwrap_or(name)
 }
 
-/// Public halves of the node's host keys; one is made if the image has sshd and no key.
-fn host_keys(root: Root<'_>, hostname: &str) -> Result<Vec<String>> {
+/// Public halves of the node's host keys. If the image has sshd and no key, it gets the one of earlier boots, or a new one,
+/// which is returned, too.
+fn host_keys(root: Root<'_>, hostname: &str, earlier: Option<&str>) -> Result<(Vec<String>, Option<Hex>)> {
     if !root.has("usr/sbin/sshd") {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let file = "etc/ssh/ssh_host_ed25519_key";
-    let public = format!("{file}.pub");
+    let (public, mut new) = (format!("{file}.pub"), None);
     if !root.has(file) {
-        let key = hostkey::generate(&format!("root@{hostname}"))?;
+        let key = match earlier.and_then(hostkey::restore) {
+            Some(key) => key,
+            None => hostkey::generate(&format!("root@{hostname}"))?,
+        };
         root.write(file, &key.private, 0o600)?;
         root.write(&public, format!("{} root@{hostname}\n", key.public), 0o644)?;
+        new = (earlier != Some(key.private.as_str())).then(|| Hex(key.private.into_bytes()));
     }
     let text = root.read(&public);
     let words: Vec<_> = text.split_whitespace().take(2).collect();
-    Ok(if words.len() == 2 { vec![words.join(" ")] } else { Vec::new() })
+    Ok((if words.len() == 2 { vec![words.join(" ")] } else { Vec::new() }, new))
 }
 
 /// A unit that leaves a file when the system is up and takes it away when it goes down, and one that leaves a file when it
@@ -193,6 +203,7 @@ mod tests {
             boot: BootLink { name: "eth0".into(), mac: "52:54:00:00:00:01".parse().unwrap() },
             config,
             secrets: &Secrets::new(),
+            host_key: None,
         };
         apply(root, &settings).unwrap()
     }
@@ -232,9 +243,33 @@ mod tests {
         let first = applied(root.path(), &config());
         assert!(first.says_ready);
         assert!(first.ssh_host_keys[0].starts_with("ssh-ed25519 AAAA"));
-        assert_eq!(applied(root.path(), &config()), first);
+        let again = applied(root.path(), &config());
+        assert_eq!(again.ssh_host_keys, first.ssh_host_keys);
+        assert!(first.new_host_key.is_some() && again.new_host_key.is_none());
         let mode = root.path().join("etc/ssh/ssh_host_ed25519_key").metadata().unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_host_key_of_earlier_boots_is_taken() {
+        let first = applied(image().path(), &config());
+        let private = String::from_utf8(first.new_host_key.clone().unwrap().0).unwrap();
+        let (root, config, secrets) = (image(), config(), Secrets::new());
+        let boot = BootLink { name: "eth0".into(), mac: "52:54:00:00:00:01".parse().unwrap() };
+        let settings = Settings {
+            name: "node-1",
+            domain: "",
+            address: Ipv4Addr::new(10, 10, 0, 21),
+            dns: &[],
+            machine_id: "0123",
+            boot,
+            config: &config,
+            secrets: &secrets,
+            host_key: Some(&private),
+        };
+        let second = apply(root.path(), &settings).unwrap();
+        assert_eq!((second.ssh_host_keys, second.new_host_key), (first.ssh_host_keys, None));
+        assert_eq!(fs::read_to_string(root.path().join("etc/ssh/ssh_host_ed25519_key")).unwrap(), private);
     }
 
     #[test]
@@ -263,6 +298,7 @@ mod tests {
             boot,
             config: &config,
             secrets: &secrets,
+            host_key: None,
         };
         let applied = apply(root.path(), &settings).unwrap();
         let lacks = |group: &str| applied.remarks.iter().any(|remark| remark.starts_with(group));

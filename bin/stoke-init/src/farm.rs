@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stoke_api::node::{Hello, Manifest, Orders, Report};
+use stoke_api::node::{Hello, Keep, Kept, Manifest, Orders, Report};
+use stoke_api::trust::{Challenge, Presented, Secrets, SecretsRequest};
 use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
@@ -171,6 +172,30 @@ impl Farm {
     /// Tells how far we are.
     pub(crate) fn report(&self, report: &Report) -> Result<(), FarmError> {
         self.post(&self.url(), "/v1/node/report", report).map(drop)
+    }
+
+    /// What it keeps for us: once in a session.
+    pub(crate) fn kept(&self, session: &str) -> Result<Kept, FarmError> {
+        let url = self.url();
+        let response = self.agent.get(format!("{url}/v1/node/kept")).query("session", session).call();
+        read(&url, check(response.map_err(|error| unreachable(&url, error))?)?)
+    }
+
+    /// Gives it something to keep.
+    pub(crate) fn keep(&self, keep: &Keep) -> Result<(), FarmError> {
+        self.post(&self.url(), "/v1/node/keep", keep).map(drop)
+    }
+
+    /// Shows the node's TPM; the answer is a question to it.
+    pub(crate) fn attest(&self, presented: &Presented) -> Result<Challenge, FarmError> {
+        let url = self.url();
+        read(&url, self.post(&url, "/v1/node/attest", presented)?)
+    }
+
+    /// Asks for the node's secrets.
+    pub(crate) fn secrets(&self, request: &SecretsRequest) -> Result<Secrets, FarmError> {
+        let url = self.url();
+        read(&url, self.post(&url, "/v1/node/secrets", request)?)
     }
 
     /// Waits for orders above the number `seen`.

@@ -8,6 +8,8 @@ use stoke_api::names::Digest;
 use stoke_api::node::{Event, Hello};
 
 use crate::dhcp::Lease;
+use crate::disk::Slot;
+use crate::findings::Expected;
 use crate::nbd::Export;
 use crate::nbd::ahead::Range;
 use crate::network::Interface;
@@ -22,6 +24,9 @@ pub(crate) struct Handoff {
     /// The root in memory, if it is given to other nodes.
     #[serde(default)]
     pub(crate) gift: Option<Gift>,
+    /// The slot that has the root, if it is on a disk of the node: number of the disk's descriptor, slot, root.
+    #[serde(default)]
+    pub(crate) slot: Option<(i32, Slot, Digest)>,
     pub(crate) interface: Interface,
     pub(crate) lease: Lease,
     /// How many milliseconds ago the lease began.
@@ -31,12 +36,18 @@ pub(crate) struct Handoff {
     /// Phases so far.
     pub(crate) events: Vec<Event>,
     pub(crate) ssh_host_keys: Vec<String>,
-    /// `nbd`, `ram` or `nfs`.
+    /// `nbd`, `ram`, `disk` or `nfs`.
     pub(crate) mode: String,
     /// The device through which the root is read.
     pub(crate) device: PathBuf,
     /// Whether the system will leave the ready file.
     pub(crate) says_ready: bool,
+    /// Mounts that the node is to have.
+    #[serde(default)]
+    pub(crate) mounts: Vec<Expected>,
+    /// What the configuration asks for and the image cannot do.
+    #[serde(default)]
+    pub(crate) remarks: Vec<String>,
 }
 
 /// How to reach the farm.

@@ -7,6 +7,9 @@ use aws_lc_rs::encoding::{AsBigEndian as _, Curve25519SeedBin};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 
 const KIND: &[u8] = b"ssh-ed25519";
+const MAGIC: &[u8] = b"openssh-key-v1\0";
+const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
+const END: &str = "-----END OPENSSH PRIVATE KEY-----\n";
 const LINE: usize = 70;
 /// Of the cipher `none`.
 const BLOCK: usize = 8;
@@ -28,6 +31,24 @@ pub(crate) fn generate(comment: &str) -> Result<HostKey> {
     Ok(encode(seed.as_ref(), pair.public_key().as_ref(), comment))
 }
 
+/// One that was made in an earlier boot; none if this is no key that [`generate`] has made.
+pub(crate) fn restore(private: &str) -> Option<HostKey> {
+    let body = private.strip_prefix(BEGIN)?.strip_suffix(END)?;
+    let file = from_base64(&body.replace('\n', ""))?;
+    let rest = file.strip_prefix(MAGIC)?;
+    // Cipher, key derivation and its options; one key; its public half.
+    let rest = (0..3).try_fold(rest, |rest, _| take_string(rest).map(|(_, rest)| rest))?;
+    let (public, _) = take_string(rest.strip_prefix(&1_u32.to_be_bytes())?)?;
+    public
+        .starts_with(&string(KIND))
+        .then(|| HostKey { private: private.to_owned(), public: format!("ssh-ed25519 {}", base64(public)) })
+}
+
+fn take_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
 fn encode(seed: &[u8], public: &[u8], comment: &str) -> HostKey {
     let public_blob = [string(KIND), string(public)].concat();
     // Two equal check numbers, public and private key, comment, padding 1, 2, 3 …
@@ -35,7 +56,7 @@ fn encode(seed: &[u8], public: &[u8], comment: &str) -> HostKey {
     let mut secret = [vec![0; 8], string(KIND), string(public), string(&pair), string(comment.as_bytes())].concat();
     secret.extend((1..).take(secret.len().next_multiple_of(BLOCK) - secret.len()));
     let file = [
-        &b"openssh-key-v1\0"[..],
+        MAGIC,
         &string(b"none"),
         &string(b"none"),
         &string(b""),
@@ -45,10 +66,7 @@ fn encode(seed: &[u8], public: &[u8], comment: &str) -> HostKey {
     ];
     let text = base64(&file.concat());
     let lines: String = text.as_bytes().chunks(LINE).map(|line| String::from_utf8_lossy(line) + "\n").collect();
-    HostKey {
-        private: format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{lines}-----END OPENSSH PRIVATE KEY-----\n"),
-        public: format!("ssh-ed25519 {}", base64(&public_blob)),
-    }
+    HostKey { private: format!("{BEGIN}{lines}{END}"), public: format!("ssh-ed25519 {}", base64(&public_blob)) }
 }
 
 /// RFC 4251, section 5.
@@ -57,9 +75,23 @@ fn string(bytes: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes()[..], bytes].concat()
 }
 
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// RFC 4648, section 4.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    let mut bytes = Vec::new();
+    for chunk in digits.as_bytes().chunks(4) {
+        let value = |digit: &u8| ALPHABET.iter().position(|letter| letter == digit);
+        let number = chunk.iter().try_fold(0_usize, |number, digit| Some(number << 6 | value(digit)?))?;
+        let number = u32::try_from(number << (6 * (4 - chunk.len()))).ok()?;
+        bytes.extend(number.to_be_bytes().iter().skip(1).take(chunk.len().checked_sub(1)?));
+    }
+    Some(bytes)
+}
+
 /// RFC 4648, section 4.
 fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let encode = |chunk: &[u8]| {
         let number = chunk.iter().chain(&[0, 0]).take(3).fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
         (0..4)
@@ -83,6 +115,7 @@ mod tests {
         let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
         for (plain, encoded) in vectors {
             assert_eq!(base64(plain.as_bytes()), encoded);
+            assert_eq!(from_base64(encoded).unwrap(), plain.as_bytes());
         }
     }
 
@@ -96,6 +129,15 @@ mod tests {
         let output = Command::new("ssh-keygen").arg("-y").arg("-f").arg(&path).output().expect("ssh-keygen is missing");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), format!("{} node-1", key.public));
+    }
+
+    #[test]
+    fn a_key_of_an_earlier_boot_is_the_same_and_anything_else_is_none() {
+        let key = generate("node-1").unwrap();
+        assert_eq!(restore(&key.private), Some(key.clone()));
+        for wrong in ["", &key.public, &key.private[..100], &key.private.replace("b3Blb", "*3Blb")] {
+            assert_eq!(restore(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

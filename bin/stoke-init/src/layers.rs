@@ -12,7 +12,7 @@ use stoke_api::objects::RootFormat;
 /// The root as it was built.
 pub(crate) const LOWER: &str = "/lower";
 /// The layer in memory.
-const WRITABLE: &str = "/writable";
+pub(crate) const WRITABLE: &str = "/writable";
 /// Both together: what will be the root.
 pub(crate) const NEW_ROOT: &str = "/newroot";
 
@@ -42,8 +42,17 @@ pub(crate) fn assemble(size: Option<Bytes>) -> Result<()> {
         .context("could not lay the writable layer over the root")
 }
 
+/// Lets go of the parts: the root keeps what it needs, and when that is unmounted, nothing is left of them.
+pub(crate) fn let_go() {
+    for folder in [WRITABLE, LOWER] {
+        // What is not mounted is not missed.
+        let _ = unmount(folder, UnmountFlags::DETACH);
+    }
+}
+
 /// Takes them apart, for another attempt. What is not mounted is not missed.
 pub(crate) fn take_apart() {
+    crate::ltsp::take_apart();
     for folder in [NEW_ROOT, WRITABLE, LOWER] {
         let _ = unmount(folder, UnmountFlags::DETACH);
     }

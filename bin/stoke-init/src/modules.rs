@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
+/// Where the kernel has drivers of disks.
+const DISKS: [&str; 6] =
+    ["/drivers/ata/", "/drivers/block/", "/drivers/message/", "/drivers/nvme/", "/drivers/scsi/", "/drivers/mmc/"];
+
 /// What modules there are, what they need and what they drive.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
@@ -78,6 +82,12 @@ impl Catalogue {
         let of_bus = self.aliases.get(bus(device)).map(Vec::as_slice).unwrap_or_default();
         let matching = of_bus.iter().filter(|(pattern, _)| matches(pattern.as_bytes(), device.as_bytes()));
         matching.map(|(_, module)| module.as_str()).collect()
+    }
+
+    /// Whether a module drives disks: by its place in the kernel's sources.
+    fn drives_disks(&self, module: &str) -> bool {
+        let path = self.modules.get(&canonical(module)).map(|(path, _)| path.as_str()).unwrap_or_default();
+        DISKS.iter().any(|folder| path.contains(folder))
     }
 
     /// The module and what it needs, in the order of loading, without what is part of the kernel.
@@ -155,6 +165,7 @@ pub(crate) struct Loader {
     catalogue: Catalogue,
     done: BTreeSet<String>,
     failed: Vec<String>,
+    disks: bool,
 }
 
 impl Loader {
@@ -163,7 +174,7 @@ impl Loader {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let folder = Path::new("/lib/modules").join(release);
         let catalogue = Catalogue::read(&folder);
-        Self { folder, catalogue, done: BTreeSet::new(), failed: Vec::new() }
+        Self { folder, catalogue, done: BTreeSet::new(), failed: Vec::new(), disks: false }
     }
 
     /// Loads what drives the devices that are there, until no new device appears. Returns how many modules that were.
@@ -176,7 +187,9 @@ impl Loader {
                 return self.done.len() - before;
             }
             for device in new {
-                let drivers: Vec<_> = self.catalogue.drivers(&device).into_iter().map(str::to_owned).collect();
+                let wanted = |driver: &&str| self.disks || !self.catalogue.drives_disks(driver);
+                let drivers = self.catalogue.drivers(&device).into_iter().filter(wanted);
+                let drivers: Vec<_> = drivers.map(str::to_owned).collect();
                 for driver in drivers {
                     if let Err(error) = self.load(&driver, c"") {
                         self.failed.push(format!("{error:#}"));
@@ -184,6 +197,12 @@ impl Loader {
                 }
             }
         }
+    }
+
+    /// Loads what drives the disks that are there, too: nobody who does not use one waits for them.
+    pub(crate) fn load_for_disks(&mut self) {
+        self.disks = true;
+        self.load_for_hardware();
     }
 
     /// Drivers that did not load, and why.
@@ -262,6 +281,14 @@ mod tests {
         assert_eq!(catalogue().closure("dm-verity"), ["dm_verity"]);
         assert_eq!(catalogue().closure("missing"), [""; 0]);
         assert!(catalogue().builtin.contains("ext4"));
+    }
+
+    #[test]
+    fn drivers_of_disks_are_known_by_their_place() {
+        let dep = "kernel/drivers/nvme/host/nvme-core.ko:\nkernel/drivers/block/virtio_blk.ko.xz:\nkernel/drivers/block/nbd.ko:\n";
+        let catalogue = Catalogue::parse(&format!("{dep}{DEP}"), "", "", "");
+        let drives = ["nvme_core", "virtio-blk", "virtio_net", "missing"].map(|name| catalogue.drives_disks(name));
+        assert_eq!(drives, [true, true, false, false]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use stoke_api::MacAddr;
 use stoke_api::names::Digest;
 use stoke_api::node::{Baked, Manifest, Mode, fits_in_memory};
-use stoke_api::objects::{NfsRoot, NodeConfig};
+use stoke_api::objects::{DiskRoot, NfsRoot, NodeConfig};
 
 use crate::cmdline::Cmdline;
 use crate::dhcp::Lease;
@@ -64,6 +64,11 @@ pub(crate) struct Plan {
     pub(crate) http: Vec<String>,
     /// The root by NFS.
     pub(crate) nfs: Option<NfsRoot>,
+    /// The disk that keeps the root, and URLs of the root's table of chunks.
+    pub(crate) disk: Option<DiskRoot>,
+    pub(crate) chunks: Vec<String>,
+    /// What the farm said, if the node may boot by it without the farm the next time.
+    pub(crate) keep: Option<Box<Manifest>>,
     /// Whether a root in memory is given to other nodes.
     pub(crate) serve_peers: bool,
     pub(crate) domain: String,
@@ -80,7 +85,9 @@ impl Plan {
                 baked.root.blob
             );
         }
+        let offline = manifest.mode == Mode::Disk && manifest.disk.as_ref().is_some_and(|disk| disk.offline);
         Ok(Self {
+            keep: offline.then(|| Box::new(manifest.clone())),
             session: Some(manifest.session),
             name: manifest.name,
             image: Some(manifest.image),
@@ -90,6 +97,8 @@ impl Plan {
             hot: manifest.hot,
             http: manifest.http,
             nfs: manifest.nfs,
+            disk: manifest.disk,
+            chunks: manifest.chunks,
             serve_peers: manifest.serve_peers,
             domain: manifest.domain,
             config: manifest.config,
@@ -108,6 +117,9 @@ impl Plan {
             hot: Vec::new(),
             http: Vec::new(),
             nfs: None,
+            disk: None,
+            chunks: Vec::new(),
+            keep: None,
             serve_peers: false,
             domain: lease.domain.clone().unwrap_or_default(),
             config: NodeConfig::default(),
@@ -127,7 +139,7 @@ impl Plan {
     pub(crate) fn in_memory(&self, size: u64, memory: u64) -> bool {
         match self.mode {
             Mode::Ram => true,
-            Mode::Nbd | Mode::Nfs => false,
+            Mode::Nbd | Mode::Nfs | Mode::Disk => false,
             Mode::Auto if self.nbd.is_empty() => true,
             Mode::Auto => !self.http.is_empty() && fits_in_memory(size, memory),
         }

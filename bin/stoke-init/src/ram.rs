@@ -43,11 +43,27 @@ pub(crate) fn attach(urls: &[String], root: &RootInfo, journal: &Journal) -> Res
 }
 
 /// Where a root can be had, best first, and how often each source has failed.
-struct Sources<'a>(Vec<(&'a str, AtomicU32)>);
+pub(crate) struct Sources<'a>(Vec<(&'a str, AtomicU32)>);
 
 impl<'a> Sources<'a> {
-    fn new(urls: &'a [String]) -> Self {
+    /// These, best first.
+    pub(crate) fn new(urls: &'a [String]) -> Self {
         Self(urls.iter().map(|url| (url.as_str(), AtomicU32::new(0))).collect())
+    }
+
+    /// Tries until one source has given it. A source that fails comes after the others from then on, whatever is asked.
+    pub(crate) fn try_each<T>(&self, get: impl Fn(&str) -> Result<T>) -> Result<T> {
+        let mut last = anyhow!("no URL of the root is named");
+        for _ in 0..TRIES {
+            let Some((url, failures)) = self.best() else { return Err(last) };
+            match get(url) {
+                Ok(got) => return Ok(got),
+                Err(error) => last = error.context(format!("could not fetch the root from {url}")),
+            }
+            failures.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(PAUSE);
+        }
+        Err(last)
     }
 
     /// The first of those that have failed least.
@@ -87,7 +103,8 @@ fn fetch(sources: &Sources<'_>, size: u64, file: &File) -> Result<()> {
         .map_or_else(|_| Err(anyhow!("fetching the root failed")), |failure| failure.map_or(Ok(()), Err))
 }
 
-fn agent() -> Agent {
+/// Who fetches.
+pub(crate) fn agent() -> Agent {
     Agent::config_builder()
         .timeout_connect(Some(CONNECT))
         .timeout_global(Some(PIECE_TIMEOUT))
@@ -96,35 +113,38 @@ fn agent() -> Agent {
         .into()
 }
 
-/// Tries until one source has given it. A source that fails comes after the others from then on, for all pieces.
 fn fetch_piece(agent: &Agent, sources: &Sources<'_>, start: u64, length: u64, file: &File) -> Result<()> {
-    let mut last = anyhow!("no URL of the root is named");
-    for _ in 0..TRIES {
-        let Some((url, failures)) = sources.best() else { return Err(last) };
-        match fetch_range(agent, url, start, length, file) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error.context(format!("could not fetch the root from {url}")),
-        }
-        failures.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(PAUSE);
+    sources.try_each(|url| fetch_range(agent, url, start, length, file))
+}
+
+/// So many bytes from there on.
+pub(crate) fn read_range(agent: &Agent, url: &str, start: u64, length: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    request_range(agent, url, start, length)?.read_to_end(&mut content)?;
+    if content.len() as u64 != length {
+        bail!("it ends after {} bytes", start + content.len() as u64);
     }
-    Err(last)
+    Ok(content)
 }
 
 fn fetch_range(agent: &Agent, url: &str, start: u64, length: u64, file: &File) -> Result<()> {
-    let range = format!("bytes={start}-{}", start + length - 1);
-    let mut response = agent.get(url).header("range", range).call()?;
-    let status = response.status().as_u16();
-    let mut body = response.body_mut().as_reader();
-    if status == 200 && start > 0 {
-        // A server without ranges sends all from the beginning.
-        io::copy(&mut body.by_ref().take(start), &mut io::sink())?;
-    }
-    let copied = copy_to(&mut body.take(length), file, start)?;
+    let copied = copy_to(&mut request_range(agent, url, start, length)?, file, start)?;
     if copied != length {
         bail!("it ends after {} bytes", start + copied);
     }
     Ok(())
+}
+
+fn request_range(agent: &Agent, url: &str, start: u64, length: u64) -> Result<impl Read + use<>> {
+    let range = format!("bytes={start}-{}", start + length - 1);
+    let response = agent.get(url).header("range", range).call()?;
+    let status = response.status().as_u16();
+    let mut body = response.into_body().into_reader();
+    if status == 200 && start > 0 {
+        // A server without ranges sends all from the beginning.
+        io::copy(&mut body.by_ref().take(start), &mut io::sink())?;
+    }
+    Ok(body.take(length))
 }
 
 fn copy_to(from: &mut impl Read, file: &File, start: u64) -> Result<u64> {

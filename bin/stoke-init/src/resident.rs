@@ -16,14 +16,16 @@ use anyhow::{Context as _, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use rustix::system::{RebootCommand, reboot};
-use stoke_api::node::{Event, Hello, Phase, Report};
+use stoke_api::Digest;
+use stoke_api::node::{Event, Hello, Kexec, LayerUse, Phase, Report};
 
 use crate::configure::READY_FILE;
+use crate::disk::{Slot, Verdict};
 use crate::farm::{Farm, FarmError};
 use crate::handoff::{FarmLink, Handoff, NbdLink};
 use crate::journal::Journal;
 use crate::nbd::{Device, Keeper, Servers, ahead};
-use crate::{handoff, lease, peer, reporter, verity};
+use crate::{disk, findings, fullness, handoff, kexec, lease, peer, reporter, verity};
 
 /// How often the system's state is looked at before it is up, and after.
 const LOOK_BEFORE: Duration = Duration::from_millis(100);
@@ -62,11 +64,12 @@ pub(crate) fn run() -> Result<()> {
     }
     let farm = handoff.farm.as_ref().map(|link| Farm::new(&link.urls, &link.ca_pem)).transpose()?;
     lease::keep(&handoff, farm.clone(), &journal);
+    let mut attendance = None;
     if let (Some(link), Some(farm)) = (&handoff.farm, farm) {
         let serves = handoff.gift.as_ref().map(|gift| offer(gift, &handoff, &journal)).unwrap_or_default();
-        Attendance::start((farm, link.clone()), &handoff, (serves, by_nbd), &journal);
+        attendance = Some(Attendance::start((farm, link.clone()), &handoff, (serves, by_nbd), &journal));
     }
-    watch_system(&handoff, &journal)
+    watch_system(&handoff, attendance.as_ref(), &journal)
 }
 
 /// Keeps the root's connections from now on, to servers that may change.
@@ -96,13 +99,29 @@ fn offer(gift: &handoff::Gift, handoff: &Handoff, journal: &Journal) -> String {
 }
 
 /// Watches whether the system is up, and whether its root is whole.
-fn watch_system(handoff: &Handoff, journal: &Arc<Journal>) -> ! {
+fn watch_system(handoff: &Handoff, attendance: Option<&Arc<Attendance>>, journal: &Arc<Journal>) -> ! {
     let (mut up, mut corrupted) = (false, None);
+    let mut findings = findings::Watch::new(handoff.mounts.clone(), handoff.remarks.clone());
     let mut unread = (handoff.mode == "ram").then(|| handoff.device.clone());
+    let (mut untold, mut layer) = (handoff.slot, fullness::Watch::default());
     loop {
         let is_up = !handoff.says_ready || Path::new(READY_FILE).exists();
         if let Some(device) = unread.take_if(|_| is_up) {
             read_all(device, journal);
+        }
+        if is_up && let Some(slot) = untold.filter(|_| corrupted.is_none()) {
+            untold = None;
+            judge(slot, Verdict::Good, journal);
+        }
+        if let Some(layer) = layer.look() {
+            layer_changed(layer, attendance, journal);
+        }
+        let news = findings.look(is_up, Instant::now());
+        if let Some(remarks) = news.remarks {
+            remarks_changed(remarks, attendance, journal);
+        }
+        if let Some(failure) = news.failure {
+            journal.reached(Phase::Failed, &failure);
         }
         if is_up != up {
             up = is_up;
@@ -111,12 +130,48 @@ fn watch_system(handoff: &Handoff, journal: &Arc<Journal>) -> ! {
         if corrupted.is_none() && verity::found_corruption() {
             corrupted = Some(Instant::now());
             journal.reached(Phase::Failed, "dm-verity found corrupted blocks in the root");
+            if let Some(slot) = handoff.slot {
+                judge(slot, Verdict::Corrupted, journal);
+            }
         }
         if !up && corrupted.is_some_and(|since: Instant| since.elapsed() > CORRUPTED) {
             journal.say("the system does not come up with a corrupted root: rebooting");
             force_reboot();
         }
         std::thread::sleep(if up { LOOK_AFTER } else { LOOK_BEFORE });
+    }
+}
+
+/// Says what the system does not do that its configuration asks for.
+fn remarks_changed(remarks: Vec<String>, attendance: Option<&Arc<Attendance>>, journal: &Journal) {
+    for remark in &remarks {
+        journal.say(remark);
+    }
+    if let Some(attendance) = attendance {
+        let attendance = Arc::clone(attendance);
+        *attendance.remarks.lock().unwrap_or_else(PoisonError::into_inner) = remarks;
+        std::thread::spawn(move || attendance.send(Vec::new()));
+    }
+}
+
+/// Says that the writable layer became full, or has room again.
+fn layer_changed(layer: LayerUse, attendance: Option<&Arc<Attendance>>, journal: &Journal) {
+    let (free, size) = (layer.free >> 20, layer.size >> 20);
+    let word = if layer.full { "is full" } else { "has room again" };
+    journal.say(&format!("the writable layer {word}: {free} of {size} MiB are free"));
+    if let Some(attendance) = attendance {
+        let attendance = Arc::clone(attendance);
+        *attendance.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some(layer);
+        // Its own thread: a farm that does not answer holds nobody up.
+        std::thread::spawn(move || attendance.send(Vec::new()));
+    }
+}
+
+/// Remembers on the node's disk what became of the root in this slot.
+fn judge((descriptor, slot, root): (i32, Slot, Digest), verdict: Verdict, journal: &Journal) {
+    let disk = stoke_sys::fd::inherited(descriptor).map_err(anyhow::Error::from);
+    if let Err(error) = disk.and_then(|disk| disk::judge(disk, (slot, root), verdict)) {
+        journal.say(&format!("slot {slot:?}: {error:#}"));
     }
 }
 
@@ -146,6 +201,10 @@ struct Attendance {
     serves: String,
     /// Servers of the root by NBD, as the farm names them.
     by_nbd: Servers,
+    /// How full the writable layer is, once it has been full.
+    layer: Mutex<Option<LayerUse>>,
+    /// What the system does not do that its configuration asks for.
+    remarks: Mutex<Vec<String>>,
     journal: Arc<Journal>,
 }
 
@@ -155,13 +214,15 @@ impl Attendance {
         handoff: &Handoff,
         (serves, by_nbd): (String, Servers),
         journal: &Arc<Journal>,
-    ) {
+    ) -> Arc<Self> {
         let attendance = Arc::new(Self {
             farm,
             session: Mutex::new(link.session.clone()),
             seen: AtomicU64::new(link.orders),
             serves,
             by_nbd,
+            layer: Mutex::default(),
+            remarks: Mutex::new(handoff.remarks.clone()),
             link,
             ssh_host_keys: handoff.ssh_host_keys.clone(),
             mode: handoff.mode.clone(),
@@ -169,7 +230,9 @@ impl Attendance {
         });
         let (reports, events) = (Arc::clone(&attendance), journal.listen());
         std::thread::spawn(move || reports.report(&events));
-        std::thread::spawn(move || attendance.follow());
+        let orders = Arc::clone(&attendance);
+        std::thread::spawn(move || orders.follow());
+        attendance
     }
 
     fn session(&self) -> String {
@@ -193,6 +256,8 @@ impl Attendance {
                 ssh_host_keys: self.ssh_host_keys.clone(),
                 root: self.mode.clone(),
                 serves: self.serves.clone(),
+                layer: *self.layer.lock().unwrap_or_else(PoisonError::into_inner),
+                remarks: Some(self.remarks.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             };
             let attempts = if self.farm.has_others() { UNANSWERED } else { u32::MAX };
             if reporter::send(&self.farm, &report, attempts).is_ok() {
@@ -216,7 +281,7 @@ impl Attendance {
                     self.seen.store(orders.number, Ordering::Release);
                     if orders.reboot && !reboots {
                         reboots = true;
-                        self.reboot();
+                        self.reboot(orders.kexec.as_ref());
                     }
                 }
                 Err(FarmError::SessionOver | FarmError::Unknown(_)) => self.tell_anew(&session),
@@ -268,8 +333,30 @@ impl Attendance {
         }
     }
 
+    /// Whether the system goes down for another kernel, which the running one starts.
+    fn goes_over(&self, kexec: &Kexec) -> bool {
+        let image = kexec.image.short();
+        self.journal.say(&format!("the farm orders to go over to {image} by kexec"));
+        if let Err(error) = kexec::load(kexec, self.link.hello.boot_mac) {
+            self.journal.say(&format!("through the firmware instead of by kexec: {error:#}"));
+            return false;
+        }
+        self.journal.reached(Phase::Stopping, &format!("goes over to {image} by kexec, as the farm orders"));
+        if kexec::start().is_err() {
+            force_kexec();
+        }
+        std::thread::spawn(|| {
+            std::thread::sleep(CLEAN_REBOOT);
+            force_kexec();
+        });
+        true
+    }
+
     /// Reboots cleanly: PID 1 is asked, which needs no file of the root (systemd(1): SIGINT is `ctrl-alt-del.target`).
-    fn reboot(&self) {
+    fn reboot(&self, kexec: Option<&Kexec>) {
+        if kexec.is_some_and(|kexec| self.goes_over(kexec)) {
+            return;
+        }
         self.journal.reached(Phase::Stopping, "reboot ordered by the farm");
         if kill_process(Pid::INIT, Signal::INT).is_err() {
             force_reboot();
@@ -279,6 +366,13 @@ impl Attendance {
             force_reboot();
         });
     }
+}
+
+/// What a kernel that was loaded is started by, if the system does not do it.
+fn force_kexec() -> ! {
+    let _ = fs::write("/proc/sysrq-trigger", "s");
+    let _ = reboot(RebootCommand::Kexec);
+    force_reboot()
 }
 
 /// A failure that was overcome is not told again.

@@ -1,4 +1,5 @@
-//! The root: a block device by NBD or in memory, in either case under dm-verity; or a directory by NFS, which is not verified.
+//! The root: a block device by NBD, in memory or on a disk of the node, in each case under dm-verity; or a directory by NFS,
+//! which is not verified.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use anyhow::{Context as _, Result};
 use stoke_api::node::{Mode, RootInfo};
 use stoke_sys::loopdev::LoopDevice;
 
+use crate::disk::{self, SlotRoot, Wanted};
 use crate::identity::Hardware;
 use crate::journal::Journal;
 use crate::modules::Loader;
@@ -31,11 +33,12 @@ enum Source {
     Nbd(Device, Export, Option<LoopDevice>),
     /// With the memory behind it.
     Ram(LoopDevice, OwnedFd),
+    Disk(Box<SlotRoot>),
     Nfs,
 }
 
 impl Attached {
-    /// `nbd`, `ram` or `nfs`.
+    /// `nbd`, `ram`, `disk` or `nfs`.
     pub(crate) fn mode(&self) -> &'static str {
         self.source.mode()
     }
@@ -44,7 +47,15 @@ impl Attached {
     pub(crate) fn nbd(&self) -> Option<(&Device, &Export)> {
         match &self.source {
             Source::Nbd(device, export, _) => Some((device, export)),
-            Source::Ram(..) | Source::Nfs => None,
+            Source::Ram(..) | Source::Disk(_) | Source::Nfs => None,
+        }
+    }
+
+    /// The slot of the node's disk, if it is in one.
+    pub(crate) fn slot(&mut self) -> Option<&mut SlotRoot> {
+        match &mut self.source {
+            Source::Disk(slot) => Some(slot),
+            _ => None,
         }
     }
 
@@ -66,15 +77,16 @@ impl Attached {
     pub(crate) fn memory(&self) -> Option<&OwnedFd> {
         match &self.source {
             Source::Ram(_, memory) => Some(memory),
-            Source::Nbd(..) | Source::Nfs => None,
+            Source::Nbd(..) | Source::Disk(_) | Source::Nfs => None,
         }
     }
 
-    /// Descriptors that the resident needs: connections that have to live on, or the memory.
+    /// Descriptors that the resident needs: connections that have to live on, the memory, or the disk.
     pub(crate) fn descriptors(&self) -> &[OwnedFd] {
         match &self.source {
             Source::Nbd(device, ..) => device.connections.as_slice(),
             Source::Ram(_, memory) => std::slice::from_ref(memory),
+            Source::Disk(slot) => std::slice::from_ref(slot.descriptor()),
             Source::Nfs => &[],
         }
     }
@@ -85,16 +97,22 @@ impl Source {
         match self {
             Self::Nbd(..) => "nbd",
             Self::Ram(..) => "ram",
+            Self::Disk(_) => "disk",
             Self::Nfs => "nfs",
         }
     }
 
     fn give_back(self) {
+        let corrupted = verity::found_corruption();
         // What is not there is not missed, and what stays behind is in nobody's way.
         let _ = verity::close();
-        if let Self::Nbd(device, _, cached) = self {
-            drop(cached);
-            let _ = nbd::detach(device.index);
+        match self {
+            Self::Nbd(device, _, cached) => {
+                drop(cached);
+                let _ = nbd::detach(device.index);
+            }
+            Self::Disk(slot) => slot.give_back(corrupted),
+            Self::Ram(..) | Self::Nfs => {}
         }
     }
 
@@ -104,6 +122,7 @@ impl Source {
             Self::Nbd(_, _, Some(cached)) => Some(cached.path.clone()),
             Self::Nbd(device, _, None) => Some(device.path()),
             Self::Ram(device, _) => Some(device.path.clone()),
+            Self::Disk(slot) => Some(slot.device.clone()),
             Self::Nfs => None,
         }
     }
@@ -128,7 +147,11 @@ pub(crate) fn attach(
     }
     // Part of some kernels; where it is missing, the verity target says so.
     let _ = loader.load("sha256_generic", c"");
-    let source = if plan.in_memory(root.size, hardware.memory) {
+    let source = if plan.mode == Mode::Disk {
+        let disk = plan.disk.as_ref().context("the farm names no disk")?;
+        let wanted = Wanted { disk, root, http: &plan.http, chunks: &plan.chunks };
+        Source::Disk(Box::new(disk::attach(&wanted, loader, journal)?))
+    } else if plan.in_memory(root.size, hardware.memory) {
         loader.load("loop", c"max_loop=0")?;
         let (device, memory) = ram::attach(&plan.http, root, journal)?;
         Source::Ram(device, memory)

@@ -12,7 +12,7 @@ use stoke_api::node::Verity;
 use stoke_sys::dm::{DeviceMapper, Target};
 
 /// The name of the mapped device.
-const NAME: &str = "root";
+pub(crate) const NAME: &str = "root";
 /// Bytes of a data block and of a hash block.
 const BLOCK: u64 = 4096;
 const BLOCK_BYTES: usize = 4096;

@@ -5,6 +5,8 @@
 //!   | POST /v1/node/hello   (Hello)         |   who I am                      -> Manifest, 403 unknown, 503 wait
 //!   | POST /v1/node/report  (Report)        |   phases, address, keys, ready  -> 204, 410 session is over: hello again
 //!   | GET  /v1/node/orders?session=…&seen=N |   held open up to 30 s          -> Orders
+//!   | GET  /v1/node/kept?session=…          |   once, while it boots            -> Kept
+//!   | POST /v1/node/keep   (Keep)           |   my host key, for the next boot  -> 204
 //! ```
 //!
 //! Versioned by [`PROTOCOL`]: the farm answers nodes of this version and of two before. Fields are only ever added,
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Digest, MacAddr};
 use crate::objects::{DiskRoot, NfsRoot, NodeConfig, RootFormat};
+use crate::trust::Hex;
 use crate::workload::BlobRef;
 
 /// Version of this protocol.
@@ -113,6 +116,9 @@ pub struct Hello {
     /// whose session was lost, is not given its image again, and no order is lost. Absent while it boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orders_seen: Option<u64>,
+    /// How much of a configuration the node can apply: [`NodeConfig::GENERATION`] of the program that it runs.
+    #[serde(default)]
+    pub config_generation: u32,
 }
 
 /// What the farm wants of a node for this boot.
@@ -154,6 +160,9 @@ pub struct Manifest {
     /// URLs of the root's chunk table ([`crate::chunks`]), best first; with [`Mode::Disk`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunks: Vec<String>,
+    /// Whether the farm keeps the node's SSH host key: [`Kept`].
+    #[serde(default)]
+    pub keeps_host_key: bool,
     /// Parts of the root that boots read, in the order in which they do: `(offset, length)` in bytes. They are fetched
     /// ahead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -164,6 +173,9 @@ pub struct Manifest {
     /// Number of the last order before this session.
     #[serde(default)]
     pub orders: u64,
+    /// Whether there are secrets for the node, and what it has to show for them.
+    #[serde(default)]
+    pub trust: crate::trust::TrustTerms,
 }
 
 /// Kept free beside an image in memory, so that the node is of use.
@@ -254,6 +266,43 @@ pub struct Report {
     /// URL at which the node gives its root to others, `http://ADDRESS:PORT/v1/blob/sha256/HEX`; empty if it does not.
     #[serde(default)]
     pub serves: String,
+    /// How full the writable layer is, if it has become full or has room again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerUse>,
+    /// What the node does not do that its configuration asks for, all of it; absent if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remarks: Option<Vec<String>>,
+}
+
+/// What the farm keeps for a node: `GET /v1/node/kept?session=…`, once in a session and only while the node boots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// The private SSH host key in OpenSSH's format; absent if it was never told one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_host_key: Option<Hex>,
+}
+
+/// What the farm shall keep: `POST /v1/node/keep`. What it keeps already stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keep {
+    /// The session.
+    pub session: String,
+    /// The private SSH host key in OpenSSH's format.
+    pub ssh_host_key: Hex,
+}
+
+/// How full the writable layer of a node's root is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerUse {
+    /// Bytes that it can have.
+    pub size: u64,
+    /// Bytes that are left.
+    pub free: u64,
+    /// Whether it counts as full: then programs on the node get "No space left on device".
+    pub full: bool,
 }
 
 /// What the farm wants done by a node that runs.

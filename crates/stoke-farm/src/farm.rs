@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::Context as _;
-use stoke_api::{MacAddr, ObjectRef};
-use tokio::sync::watch;
+use stoke_api::{Digest, MacAddr, ObjectRef};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunks::Tables;
@@ -14,12 +14,14 @@ use crate::clock::now_ms;
 use crate::config::Serving;
 use crate::gate::Gate;
 use crate::journal::{Entry, Journal};
+use crate::kept::{self, Keys};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::plan::Service;
 use crate::roots::Images;
-use crate::sessions::{Node, SessionOver, Sessions};
+use crate::sessions::{Node, NodeKey, SessionOver, Sessions};
 use crate::trace::Trace;
+use crate::trust::Trust;
 
 /// Why something was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -40,34 +42,43 @@ pub(crate) struct Farm {
     journal: Journal,
     peers: Mutex<Peers>,
     pub(crate) gate: Gate,
+    /// Nodes of which another boot has begun.
+    begun: mpsc::UnboundedSender<NodeKey>,
     changes: watch::Sender<()>,
     pub(crate) metrics: Metrics,
     pub(crate) images: Images,
     pub(crate) trace: Trace,
     pub(crate) tables: Tables,
+    pub(crate) keys: Keys,
+    pub(crate) trust: Trust,
     /// What keeps a service from being served.
     failures: Mutex<BTreeMap<Service, String>>,
 }
 
 impl Farm {
     /// A farm that nobody serves yet, going on from what was written down.
-    pub(crate) fn new(serving: Serving) -> anyhow::Result<Self> {
+    pub(crate) fn new(serving: Serving) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<NodeKey>)> {
         let state = &serving.config.state;
         let opened = Journal::open(state).with_context(|| format!("cannot use the state folder {}", state.display()));
         let (journal, nodes) = opened?;
-        Ok(Self {
+        let (begun, boots) = mpsc::unbounded_channel();
+        let farm = Self {
             sessions: Mutex::new(Sessions::restore(nodes, now_ms())),
             journal,
             peers: Mutex::default(),
             gate: Gate::default(),
+            begun,
             changes: watch::Sender::new(()),
             metrics: Metrics::new(),
             images: Images::new(state),
             trace: Trace::default(),
             tables: Tables::new(state),
+            keys: Keys::new(),
+            trust: Trust::default(),
             failures: Mutex::default(),
             serving: RwLock::new(Arc::new(serving)),
-        })
+        };
+        Ok((farm, boots))
     }
 
     /// The configuration as it is now.
@@ -105,9 +116,23 @@ impl Farm {
         ask(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes note of a machine that fetches its boot script.
-    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr) {
-        self.with_sessions(|sessions| sessions.loading(owner, mac, now_ms()));
+    /// Takes note of a machine that fetches its boot script, or the kernel, of a version.
+    pub(crate) fn loading(&self, owner: Option<ObjectRef>, mac: MacAddr, image: Option<Digest>) {
+        let key = NodeKey::new(owner.clone(), mac);
+        if self.with_sessions(|sessions| sessions.loading(owner, mac, image, now_ms())) {
+            // Nobody listens if the farm is about to end.
+            let _ = self.begun.send(key);
+        }
+    }
+
+    /// Writes down that boots have begun, of which nothing may be heard any more, for as long as the farm is there.
+    pub(crate) async fn write_boots_down(self: Arc<Self>, mut begun: mpsc::UnboundedReceiver<NodeKey>) {
+        while let Some(key) = begun.recv().await {
+            let node = |sessions: &mut Sessions| sessions.of_key(&key).cloned().ok_or(SessionOver);
+            if let Err(RecordError::Journal(error)) = self.record(node).await {
+                tracing::error!("cannot write down that a node boots: {error:#}");
+            }
+        }
     }
 
     /// What keeps services from being served; by service.
@@ -125,6 +150,7 @@ impl Farm {
     /// Goes over to another configuration. Sessions follow their machines to the objects that name them now.
     pub(crate) async fn go_over(&self, serving: Serving) -> anyhow::Result<()> {
         let serving = Arc::new(serving);
+        kept::forget_others(&serving);
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving.clone();
         let place = self.journal.place().await?;
         let owner = |mac| serving.identify(mac, &[], None).and_then(|identity| identity.owner());

@@ -14,10 +14,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use stoke_api::MacAddr;
-use stoke_api::node::{Hello, Manifest, Mode, Orders, PROTOCOL, Phase, Report, fits_in_memory};
-use stoke_api::objects::RootMode;
-use stoke_api::workload::{BlobRef, FarmImage, turned};
+use stoke_api::node::{Hello, Kexec, Manifest, Mode, Orders, PROTOCOL, Phase, Report, fits_in_memory};
+use stoke_api::objects::{NodeConfig, Trust};
+use stoke_api::trust::TrustTerms;
+use stoke_api::workload::{Architecture, BlobRef, FarmImage, FarmNode, turned};
 
+use crate::classes::config_for;
 use crate::clock::now_ms;
 use crate::config::{Identity, Serving};
 use crate::farm::{Farm, RecordError};
@@ -36,8 +38,9 @@ pub(crate) fn router(farm: Arc<Farm>) -> Router {
         .route("/v1/node/hello", post(hello))
         .route("/v1/node/report", post(report))
         .route("/v1/node/orders", get(orders))
+        .with_state(farm.clone())
+        .merge(crate::kept::router(farm))
         .layer(DefaultBodyLimit::max(BODY))
-        .with_state(farm)
 }
 
 /// Why a node gets no session.
@@ -117,11 +120,16 @@ async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
     if serving.current_image().is_none() {
         return Err(Refusal::NoImage);
     }
-    let image = serving.image_of_root(&hello.root).ok_or_else(|| Refusal::Root(hello.root.short()))?;
+    let key = NodeKey::new(identity.owner(), hello.boot_mac);
+    let expected = farm.with_sessions(|sessions| sessions.expected(&key, hello));
+    let image = serving.image_with(&identity, expected, |image| image.root.blob == hello.root);
+    let image = image.ok_or_else(|| Refusal::Root(hello.root.short()))?;
     let givers = givers(farm, &serving, &identity, image, hello)?;
+    let (config, remarks) = config_for(&serving, &identity, hello);
     let greeting = Greeting {
         owner: identity.owner(),
         hello,
+        remarks,
         session: uuid::Uuid::new_v4().simple().to_string(),
         image: image.digest,
         reboots_requested: identity.reboots_requested(),
@@ -132,7 +140,7 @@ async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
         RecordError::Journal(error) => Refusal::Journal(error),
     })?;
     farm.gate.greeted(std::iter::once(hello.boot_mac).chain(hello.macs.iter().copied()));
-    let mut manifest = manifest(&serving, &identity, image, &node);
+    let mut manifest = Manifest { config, ..manifest(&serving, &identity, image, &node) };
     manifest.http.splice(0..0, givers);
     if manifest.mode == Mode::Disk {
         farm.will_need_chunks(image.root.blob);
@@ -143,17 +151,6 @@ async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
     Ok(manifest)
 }
 
-fn mode(serving: &Serving) -> Mode {
-    match serving.config.root {
-        RootMode::Auto => Mode::Auto,
-        RootMode::Ram => Mode::Ram,
-        RootMode::Nfs => Mode::Nfs,
-        RootMode::Disk => Mode::Disk,
-        // `Aoe` is refused where the object is checked.
-        RootMode::Nbd | RootMode::Aoe => Mode::Nbd,
-    }
-}
-
 /// Nodes that a node shall copy its root of, best first; none if it does not copy it, or shall copy it of the farm.
 fn givers(
     farm: &Farm,
@@ -162,7 +159,7 @@ fn givers(
     image: &FarmImage,
     hello: &Hello,
 ) -> Result<Vec<String>, Refusal> {
-    let copies = match mode(serving) {
+    let copies = match serving.mode(identity, hello.boot_mac, hello.address) {
         Mode::Ram => true,
         Mode::Auto => fits_in_memory(image.root.size, hello.memory),
         // What is on a disk is made of what changed: the farm alone knows which.
@@ -192,8 +189,21 @@ fn replicas(serving: &Serving, mac: MacAddr) -> Vec<Ipv4Addr> {
     std::iter::once(own).chain(others).collect()
 }
 
+/// A node that runs already has what it was given; one that no object names gets nothing of its own.
+fn trust_terms(serving: &Serving, identity: &Identity<'_>, node: &Node) -> TrustTerms {
+    match identity {
+        Identity::Known(object) if !node.runs_already => {
+            let secrets = object.config.secrets().next().is_some();
+            TrustTerms { proof: serving.config.trust == Trust::Tpm, secrets }
+        }
+        Identity::Known(_) | Identity::Stranger(_) => TrustTerms::default(),
+    }
+}
+
 fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node: &Node) -> Manifest {
     let (config, replicas) = (&serving.config, replicas(serving, node.mac));
+    // It has just said hello from it.
+    let address = node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let blob = BlobRef { digest: image.root.blob, size: image.root.size };
     // The kernel's client has no TLS.
     let by_nbd = replicas.iter().filter(|_| !serving.nbd_tls.required);
@@ -208,18 +218,20 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
         now_ms: now_ms(),
         image: image.digest,
         root: image.root.clone(),
-        mode: mode(serving),
+        mode: serving.mode(identity, node.mac, address),
         nbd: by_nbd.map(|address| (*address, config.nbd_port).into()).collect(),
         http: replicas.iter().map(http).collect(),
-        config: serving.node_config(identity),
+        config: NodeConfig::default(),
         domain: config.domain.clone(),
         farms: replicas.iter().map(|address| format!("https://{address}:{}", config.node_port)).collect(),
         nfs: config.nfs.clone(),
         disk: config.disk.clone(),
         chunks: replicas.iter().filter(|_| config.disk.is_some()).map(chunks).collect(),
+        keeps_host_key: crate::kept::keeps(serving) && identity.owner().is_some(),
         hot: Vec::new(),
         serve_peers: config.peers,
         orders: node.reboots_done,
+        trust: trust_terms(serving, identity, node),
     }
 }
 
@@ -289,11 +301,27 @@ async fn orders(State(farm): State<Arc<Farm>>, Query(asks): Query<Asks>) -> Resp
     }
 }
 
+/// What a node boots by kexec: what it would boot through its firmware.
+fn kexec(serving: &Serving, node: &FarmNode) -> Option<Kexec> {
+    let image = serving.image_for(&Identity::Known(node), Architecture::Amd64)?;
+    let mac = node.macs.first().copied().unwrap_or(MacAddr([0; 6]));
+    Some(Kexec {
+        image: image.digest,
+        kernel: image.kernel,
+        // An archive that is not compressed must begin at a multiple of four, which the beginning is.
+        initramfs: vec![image.farm_initramfs, image.initramfs],
+        command_line: image.kernel_arguments.join(" "),
+        http: replicas(serving, mac).into_iter().map(|replica| serving.base_url_of(replica)).collect(),
+    })
+}
+
 fn current(farm: &Farm, asks: &Asks) -> Result<Orders, SessionOver> {
     let serving = farm.serving();
     farm.with_sessions(|sessions| {
         let node = sessions.of_session(&asks.session)?;
         let object = node.owner.as_ref().and_then(|owner| serving.node(owner));
-        Ok(node.orders(asks.seen, object.map_or(0, |object| object.reboots_requested)))
+        let mut orders = node.orders(asks.seen, object.map_or(0, |object| object.reboots_requested));
+        orders.kexec = object.filter(|object| orders.reboot && object.kexec).and_then(|object| kexec(&serving, object));
+        Ok(orders)
     })
 }

@@ -11,23 +11,33 @@
 //! Pure: the caller brings the clock (milliseconds since 1970), the sessions' names, and writes [`Node`]s down before it
 //! answers. A session's phases only go forward, except to `Failed` and from there on; a repeated report changes nothing.
 
+mod attempts;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
-use stoke_api::node::{Event, Hello, Orders, Phase, Report};
-use stoke_api::objects::NodeState;
+use stoke_api::node::{Event, Hello, LayerUse, Orders, Phase, Report};
+use stoke_api::objects::{Inventory, NodeState, NodeTpm};
 use stoke_api::report::FarmNodeReport;
 use stoke_api::{Digest, MacAddr, ObjectRef};
+
+pub use attempts::Attempts;
+
+use crate::classes::inventory;
 
 /// Silence after which a node that was ready no longer counts as such. It asks for orders every 30 seconds.
 pub const SILENCE_MS: u64 = 90_000;
 /// Nodes without an object that are kept; the one that was silent longest goes first.
 const STRANGERS: usize = 256;
+/// A machine that loads again this soon has not booted in between.
+const SAME_LOAD_MS: u64 = 15_000;
 /// Events kept of one session. A boot has eight; what retries for ever must not grow for ever.
 const EVENTS: usize = 64;
 /// Host keys kept of one node.
 const HOST_KEYS: usize = 8;
+/// Remarks kept of one node.
+const REMARKS: usize = 32;
 /// Longest text that a node can put into our state.
 const TEXT: usize = 1000;
 
@@ -92,6 +102,27 @@ pub struct Node {
     /// Where it gives that root to others; empty if it does not.
     #[serde(default)]
     pub serves: String,
+    /// The version that it boots, or booted last, and how that went.
+    #[serde(default)]
+    pub attempts: Attempts,
+    /// Its writable layer, once it has been full.
+    #[serde(default)]
+    pub layer: Option<LayerUse>,
+    /// What the machine is.
+    #[serde(default)]
+    pub inventory: Option<Inventory>,
+    /// What it does not do that its configuration asks for.
+    #[serde(default)]
+    pub remarks: Vec<String>,
+    /// What its TPM says.
+    #[serde(default)]
+    pub tpm: Option<NodeTpm>,
+    /// When it was given its secrets; 0 if it was not.
+    #[serde(default)]
+    pub secrets_given_ms: u64,
+    /// Whether it was up when its session began: it is not at the beginning of a boot.
+    #[serde(default)]
+    pub runs_already: bool,
     /// When it was heard last. Not written down: who starts again gives everybody time to speak.
     #[serde(skip)]
     pub heard_ms: u64,
@@ -118,6 +149,8 @@ pub struct Greeting<'a> {
     pub image: Digest,
     /// Reboots asked for so far.
     pub reboots_requested: u64,
+    /// What the node will not do that its configuration asks for.
+    pub remarks: Vec<String>,
 }
 
 /// All nodes that were heard of.
@@ -155,22 +188,47 @@ impl Sessions {
         self.nodes.values()
     }
 
-    /// A machine fetched its boot script. Says nothing about its session: anybody can fetch a script.
-    pub fn loading(&mut self, owner: Option<ObjectRef>, mac: MacAddr, now_ms: u64) {
+    /// A machine fetched its boot script, or the kernel, of this version. Says nothing about its session: anybody can fetch
+    /// a script. Whether another boot has begun with that, which is to be written down.
+    pub fn loading(&mut self, owner: Option<ObjectRef>, mac: MacAddr, image: Option<Digest>, now_ms: u64) -> bool {
         let key = NodeKey::new(owner.clone(), mac);
-        self.nodes.entry(key).or_insert_with(|| Node::unheard(owner, mac, now_ms)).loading_ms = Some(now_ms);
+        let node = self.nodes.entry(key).or_insert_with(|| Node::unheard(owner, mac, now_ms));
+        // What fails to load is loaded again at once: that is one boot.
+        let again = node.loading_ms.is_some_and(|last| now_ms.saturating_sub(last) < SAME_LOAD_MS);
+        node.loading_ms = Some(now_ms);
+        let counts = image.filter(|_| !again);
+        if let Some(image) = counts {
+            node.attempts.begin(image);
+        }
+        let named = node.owner.is_some();
         self.forget_strangers();
+        named && counts.is_some()
+    }
+
+    /// The version that a node should have which says hello: the one that it loaded, or runs already.
+    pub fn expected(&self, key: &NodeKey, hello: &Hello) -> Option<Digest> {
+        let node = self.nodes.get(key)?;
+        let known = node.loading_ms.is_some() || hello.orders_seen.is_some();
+        node.attempts.image.filter(|_| known)
+    }
+
+    /// What is known of a node.
+    pub fn of_key(&self, key: &NodeKey) -> Option<&Node> {
+        self.nodes.get(key)
     }
 
     /// A node begins a session; an earlier one is over.
     pub fn hello(&mut self, greeting: Greeting<'_>, now_ms: u64) -> Node {
-        let Greeting { owner, hello, session, image, reboots_requested } = greeting;
+        let Greeting { owner, hello, session, image, reboots_requested, remarks } = greeting;
         let key = NodeKey::new(owner.clone(), hello.boot_mac);
         let before = self.nodes.get(&key);
         let failure = before.and_then(|node| node.failure.clone());
+        let attempts = Attempts::after_hello(before, image, hello.orders_seen.is_some());
         // The keys are the node's own for this boot; until it reports them nobody should trust the old ones.
         let node = Node {
             session,
+            inventory: Some(inventory(hello)),
+            remarks,
             began_ms: now_ms,
             address: Some(hello.address),
             image: Some(image),
@@ -179,6 +237,8 @@ impl Sessions {
             reboots_done: hello.orders_seen.map_or(reboots_requested, |seen| seen.min(reboots_requested)),
             phase: Phase::Network,
             failure,
+            runs_already: hello.orders_seen.is_some(),
+            attempts,
             ..Node::unheard(owner, hello.boot_mac, now_ms)
         };
         self.by_session.insert(node.session.clone(), key.clone());
@@ -204,6 +264,10 @@ impl Sessions {
         }
         if !report.serves.is_empty() {
             node.serves = clean(report.serves);
+        }
+        node.layer = report.layer.or(node.layer);
+        if let Some(remarks) = report.remarks {
+            node.remarks = remarks.into_iter().take(REMARKS).map(clean).collect();
         }
         Ok(node.clone())
     }
@@ -258,7 +322,10 @@ impl Sessions {
     fn heard(&mut self, session: &str, now_ms: u64) -> Result<&mut Node, SessionOver> {
         let node = self.by_session.get(session).and_then(|key| self.nodes.get_mut(key)).ok_or(SessionOver)?;
         node.heard_ms = now_ms;
-        node.loading_ms = None;
+        if node.loading_ms.take().is_some() && node.phase == Phase::Ready {
+            // It was somebody else who loaded in its name: it goes on.
+            node.attempts.came_up();
+        }
         Ok(node)
     }
 
@@ -300,6 +367,13 @@ impl Node {
             failure: None,
             root_blob: None,
             serves: String::new(),
+            tpm: None,
+            secrets_given_ms: 0,
+            runs_already: false,
+            layer: None,
+            inventory: None,
+            remarks: Vec::new(),
+            attempts: Attempts::default(),
             heard_ms: now_ms,
             loading_ms: None,
         }
@@ -330,7 +404,8 @@ impl Node {
     /// What it is told when it has seen orders up to `seen`, and `requested` reboots were asked for: each number once, and
     /// none that was asked for before this boot.
     pub fn orders(&self, seen: u64, requested: u64) -> Orders {
-        Orders { number: requested, reboot: requested > self.reboots_done && requested > seen }
+        let reboot = requested > self.reboots_done && requested > seen;
+        Orders { number: requested, reboot, ..Orders::default() }
     }
 
     fn reached(&mut self, event: Event) {
@@ -348,6 +423,7 @@ impl Node {
                 self.phase = phase;
                 if phase == Phase::Ready {
                     self.failure = None;
+                    self.attempts.came_up();
                 }
             }
             _ => {}
@@ -366,11 +442,19 @@ impl Node {
             address: self.address,
             image: self.image,
             root: self.root.clone(),
+            layer: self.layer,
+            inventory: self.inventory.clone(),
+            remarks: self.remarks.clone(),
             ssh_host_keys: self.ssh_host_keys.clone(),
             failure: if lost && !loading { Some(silence()) } else { self.failure.clone() },
             boot_started: timestamp(self.began_ms),
             timeline: self.events.iter().map(|event| (event.phase, event.uptime_ms)).collect(),
             ready: self.phase == Phase::Ready && !lost && !loading,
+            tpm: self.tpm.clone(),
+            secrets_given: timestamp(self.secrets_given_ms),
+            failed_boots: self.attempts.failed,
+            boots: self.attempts.image,
+            good_image: self.attempts.good,
         }
     }
 }
@@ -387,6 +471,8 @@ fn timestamp(ms: u64) -> String {
     let known = i64::try_from(ms).ok().filter(|ms| *ms != 0);
     known.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string()).unwrap_or_default()
 }
+
+mod trust;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Which kernel modules an initramfs carries: what a network card and our root need, with all that these depend on.
+//! Which kernel modules an initramfs carries: what a network card, a disk and our root need, with all that these depend on.
 //!
 //! Pure, over the index files that depmod(8) writes (`modules.dep(5)`, `modules.softdep`, `modules.alias`,
 //! `modules.builtin`). The index files in the initramfs speak of its own modules only.
@@ -69,6 +69,25 @@ const NETWORK_CARDS: [&str; 48] = [
     "tulip",
 ];
 
+/// Drivers of disks, for nodes that keep their root on one: virtual ones, and the controllers that are in servers.
+const DISKS: [&str; 15] = [
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "nvme",
+    "ahci",
+    "ata_piix",
+    "hv_storvsc",
+    "vmw_pvscsi",
+    "xen-blkfront",
+    "megaraid_sas",
+    "mpt3sas",
+    "hpsa",
+    "smartpqi",
+    "aacraid",
+    "mptsas",
+];
+
 /// The index files of a kernel's modules.
 #[derive(Clone, Debug, Default)]
 pub struct Indexes {
@@ -112,7 +131,7 @@ pub fn select(indexes: &Indexes) -> Result<Selection, MissingModules> {
         return Err(MissingModules(missing));
     }
     let mut files = BTreeSet::new();
-    for name in REQUIRED.iter().chain(&ROOT).chain(&BUSES).chain(&NETWORK_CARDS) {
+    for name in REQUIRED.iter().chain(&ROOT).chain(&BUSES).chain(&NETWORK_CARDS).chain(&DISKS) {
         known.add(&canonical(name), &mut files);
     }
     let names: BTreeSet<String> = files.iter().map(|path| name_of(path)).collect();

@@ -19,7 +19,7 @@ use crate::names::{key, machine_folder, machine_uuid, nic_mac, workload_folder};
 use crate::observed::Desired;
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Machine, View, sibling};
-use crate::{farm, lan, server};
+use crate::{farm, lan, node_config, rollout, server, trust};
 
 /// Seconds that a guest has to shut down.
 const GRACE_SECONDS: u32 = 30;
@@ -33,6 +33,7 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, machine: &Machine, 
     let status = status(view, reference, machine, &gate);
     let before = machine.status.node.as_ref().map(|node| node.phase);
     server::phase_event(desired, reference, before, status.node.as_ref());
+    trust::events(desired, reference, machine.status.node.as_ref(), status.node.as_ref());
     push(desired, reference, &machine.status.conditions, Status::Machine(status));
     if let Some(vm) = machine.spec.vm.as_ref().filter(|_| wanted) {
         let role = Role::Vm(config(view, reference, machine, vm));
@@ -112,7 +113,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
         disks: vm.disks.clone(),
         power: power(machine),
         run_strategy: machine.spec.run_strategy,
-        reboots_requested: machine.status.reboots_requested,
+        reboots_requested: reboots_requested(view, reference, machine),
         grace_seconds: GRACE_SECONDS,
         state: machine_folder(&environment.state, reference),
         run: workload_folder(&environment.run, &workload_name(reference)),
@@ -127,16 +128,27 @@ fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Resu
     let state = state(view, reference, machine, vm, node.as_ref(), gate);
     let mut conditions = vec![ready_condition(&state), running(on, vm, &state)];
     conditions.extend(vm.and_then(accelerated));
+    conditions.extend(trusted(view, reference, machine, node.as_ref().filter(|_| on)));
+    conditions.extend(server::writable_layer(node.as_ref()));
+    conditions.extend(node_config::configured(node.as_ref()));
     MachineStatus {
         conditions,
         observed_generation: machine.metadata.generation.unwrap_or_default(),
         power: if on { Power::On } else { Power::Off },
         stop_requested: machine.status.stop_requested,
+        image: farm_of(reference, machine).and_then(|farm| farm::image_of(view, &farm, reference)),
+        enrolment: machine.status.enrolment.clone(),
         reboots_requested: machine.status.reboots_requested,
         accelerator: vm.map(|vm| vm.accelerator.clone()).unwrap_or_default(),
         links: vm.map(|vm| vm.links.clone()).unwrap_or_default(),
         node,
     }
+}
+
+/// What is to be said of its proof and its secrets.
+fn trusted(view: &View<'_>, reference: &ObjectRef, machine: &Machine, node: Option<&NodeState>) -> Vec<Condition> {
+    let Some(farm) = farm_of(reference, machine).and_then(|farm| view.farm(&farm)) else { return Vec::new() };
+    trust::conditions(view, farm, &farm::node_config(view, farm, reference, &machine.spec.config), node)
 }
 
 /// What the machine's stoke-vm says. A machine goes on while that is started again: what it said last holds until it says
@@ -177,7 +189,7 @@ fn state(
     if machine.spec.run_strategy == RunStrategy::Halted {
         return Err(stopping(vm, "its run strategy is Halted"));
     }
-    if vm.is_some_and(|vm| reboots(machine, vm)) {
+    if vm.is_some_and(|vm| reboots(view, reference, machine, vm)) {
         return Err(Waiting::new("Rebooting", "it is rebooting by request"));
     }
     let Some(vm) = vm else {
@@ -202,20 +214,31 @@ fn stopping(vm: Option<&VmReport>, message: &str) -> Waiting {
     }
 }
 
+/// Reboots that its hypervisor was asked for, by people and by updates.
+fn reboots_requested(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> u64 {
+    let updates = farm_of(reference, machine).map_or(0, |farm| rollout::resets(view, &farm, reference));
+    machine.status.reboots_requested + updates
+}
+
 /// Whether it was asked to reboot and has not done so yet.
-fn reboots(machine: &Machine, vm: &VmReport) -> bool {
-    vm.power == Power::On && machine.status.reboots_requested > vm.reboots
+fn reboots(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmReport) -> bool {
+    vm.power == Power::On && reboots_requested(view, reference, machine) > vm.reboots
 }
 
 /// Whether the machine's node is up: of the boot that runs, and not on its way down.
 pub(crate) fn is_ready(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> bool {
-    report(view, reference).and_then(|vm| node(view, reference, machine, vm)).is_some_and(|node| node.ready)
+    current_node(view, reference, machine).is_some_and(|node| node.ready)
+}
+
+/// What is known of the machine's node in the boot that runs.
+pub(crate) fn current_node(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Option<NodeState> {
+    report(view, reference).and_then(|vm| node(view, reference, machine, vm))
 }
 
 /// What is known of the boot that runs, which ends when the machine was asked to go down.
 fn node(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmReport) -> Option<NodeState> {
     let state = running_boot(view, reference, machine, vm)?;
-    if power(machine) == Power::On && !reboots(machine, vm) {
+    if power(machine) == Power::On && !reboots(view, reference, machine, vm) {
         return Some(state);
     }
     Some(NodeState { phase: Phase::Stopping, ready: false, ..state })

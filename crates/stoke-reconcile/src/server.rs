@@ -1,16 +1,16 @@
 //! `Server`: a physical machine. It wants no workload of its own; router and farm know it.
 
-use stoke_api::ObjectRef;
 use stoke_api::node::Phase;
 use stoke_api::objects::{Kind, NodeState, ServerStatus};
 use stoke_api::workload::RouterHost;
+use stoke_api::{Condition, ObjectRef};
 
 use crate::check::hostname;
 use crate::names::key;
 use crate::observed::{Desired, Occurrence};
-use crate::status::{Status, Waiting, push, ready_condition};
+use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Server, View, sibling};
-use crate::{farm, lan};
+use crate::{farm, lan, node_config, trust};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, desired: &mut Desired) {
     let node = farm::node_state(view, &farm_of(server), reference).cloned();
@@ -18,13 +18,26 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, de
     let state = state(view, reference, server, node.as_ref());
     let before = server.status.node.as_ref().map(|node| node.phase);
     phase_event(desired, reference, before, node.as_ref());
+    trust::events(desired, reference, server.status.node.as_ref(), node.as_ref());
+    let mut conditions = vec![ready_condition(&state)];
+    conditions.extend(writable_layer(node.as_ref()));
+    conditions.extend(node_config::configured(node.as_ref()));
+    conditions.extend(trusted(view, reference, server, node.as_ref()));
     let status = ServerStatus {
-        conditions: vec![ready_condition(&state)],
+        conditions,
         observed_generation: server.metadata.generation.unwrap_or_default(),
         node,
+        image: farm::image_of(view, &farm_of(server), reference),
+        enrolment: server.status.enrolment.clone(),
         reboots_requested: server.status.reboots_requested,
     };
     push(desired, reference, &server.status.conditions, Status::Server(status));
+}
+
+/// What is to be said of its proof and its secrets.
+fn trusted(view: &View<'_>, reference: &ObjectRef, server: &Server, node: Option<&NodeState>) -> Vec<Condition> {
+    let Some(farm) = view.farm(&farm_of(server)) else { return Vec::new() };
+    trust::conditions(view, farm, &farm::node_config(view, farm, reference, &server.spec.config), node)
 }
 
 /// The farm that feeds a server.
@@ -45,6 +58,7 @@ pub(crate) fn host(view: &View<'_>, reference: &ObjectRef, server: &Server, lan:
         client_id: server.spec.client_id.clone(),
         address: server.spec.address,
         farm: view.valid(&farm).is_ok().then(|| key(&farm)),
+        kernels: farm::kernels_of(view, &farm, reference),
     })
 }
 
@@ -80,6 +94,20 @@ pub(crate) fn node_ready(node: &NodeState) -> Result<(&'static str, String), Wai
         (None, Phase::Stopping) => Err(Waiting::new("Stopping", "it goes down")),
         (None, phase) => Err(Waiting::new("Booting", format!("booting: {phase}"))),
     }
+}
+
+/// What a person must know of a node whose writable layer is full, or was.
+pub(crate) fn writable_layer(node: Option<&NodeState>) -> Option<Condition> {
+    let layer = node.filter(|node| node.ready)?.layer?;
+    if !layer.full {
+        return Some(condition("WritableLayer", true, "HasRoom", "there is room again"));
+    }
+    let message = format!(
+        "the writable layer of {} MiB is full: programs on the node get \"No space left on device\"; remove files there, let it \
+         be larger by `overlaySize`, or mount a disk where the data go",
+        layer.size >> 20
+    );
+    Some(condition("WritableLayer", false, "Full", message))
 }
 
 /// An event for each phase that a node reaches.

@@ -2,10 +2,12 @@
 
 mod arm64;
 mod boot;
+mod disk;
 mod firmware;
 mod foreign;
 mod input;
 mod ipv6;
+mod memory;
 mod nbd;
 mod nfs;
 mod old_paths;
@@ -15,4 +17,5 @@ mod refuse;
 mod replicas;
 mod restart;
 mod rootless;
+mod updates;
 mod watching;

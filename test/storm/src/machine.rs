@@ -328,6 +328,7 @@ fn finish(
         ssh_host_keys: vec![format!("ssh-ed25519 {}", machine.mac())],
         root: mode.to_owned(),
         serves,
+        ..Report::default()
     };
     let resident = Arc::new(Resident { machine, address, report, farms: manifest.farms, root });
     resident.report(lab)?;

@@ -14,7 +14,9 @@ const OF_THE_IMAGE: [&str; 3] = ["/", "/boot", "/boot/efi"];
 /// Writes the mounts into the image's fstab.
 pub(super) fn write(root: Root<'_>, config: &NodeConfig) -> Result<()> {
     let before = root.read(FSTAB);
-    let after = fstab(&before, config);
+    // LTSP empties it first; its script puts the image's lines back if they shall stay.
+    let image = if config.compatibility.is_some() { "" } else { &before };
+    let after = fstab(image, config);
     if before == after { Ok(()) } else { root.write(FSTAB, after, 0o644) }
 }
 

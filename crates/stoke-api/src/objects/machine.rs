@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ImagePin, NodeConfig, NodeState, Problem, VmDisk, disk};
+use super::{Enrolment, ImagePin, NodeConfig, NodeState, Problem, VmDisk, disk};
 use crate::names::{Bytes, Digest, MacAddr, ObjectName};
 use crate::{Condition, LinkName};
 
@@ -153,7 +153,7 @@ pub enum Power {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
-    /// Conditions: `Ready`, `Running`, `Accelerated`.
+    /// Conditions: `Ready`, `Running`, `Accelerated`, and `WritableLayer` once that has been full.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
@@ -168,6 +168,9 @@ pub struct MachineStatus {
     /// The version that it gets when it boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
+    /// The TPM that was accepted: `stoke farm enroll`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
     /// Grows with each `stoke reboot`.
     #[serde(default)]
     pub reboots_requested: u64,

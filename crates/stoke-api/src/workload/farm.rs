@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::meta::ObjectRef;
 use crate::names::{Digest, MacAddr};
 use crate::node::RootInfo;
-use crate::objects::{DiskRoot, LoaderSpec, NbdTls, NfsRoot, NodeConfig, RootMode, TftpMode, UnknownClients};
+use crate::objects::{
+    DiskRoot, Enrolment, InventorySelector, LoaderSpec, LtspFile, NbdTls, NfsRoot, NodeConfig, RootMode, TftpMode,
+    Trust, UnknownClients,
+};
 
 /// What booting clients are told of a farm; the input of the boot policy in `stoke-boot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,10 +117,19 @@ pub struct FarmConfig {
     pub nodes: Vec<FarmNode>,
     /// What machines get that no object names.
     pub unknown_clients: UnknownClients,
+    /// What nodes must prove before they get their secrets.
+    #[serde(default)]
+    pub trust: Trust,
     /// Root mode of nodes.
     pub root: RootMode,
     /// Configuration of unknown nodes, if they may boot.
     pub config: NodeConfig,
+    /// The scopes that this is of, as in [`FarmNode::scopes`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<ConfigScope>,
+    /// Its configuration of LTSP, for unknown nodes: of the others it is in their own.
+    #[serde(default)]
+    pub ltsp: LtspFiles,
     /// Domain of the LAN.
     pub domain: String,
     /// Certificate chain of the node API in PEM.
@@ -128,10 +140,25 @@ pub struct FarmConfig {
     pub boot_programs: BTreeMap<String, PathBuf>,
     /// Where the farm remembers its nodes' sessions.
     pub state: PathBuf,
+    /// Where all replicas keep the SSH host keys of nodes; nowhere if empty.
+    #[serde(default)]
+    pub host_keys: PathBuf,
 }
 
 fn ethernet() -> u16 {
     1500
+}
+
+/// A farm's configuration of LTSP: none or one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LtspFiles {
+    /// Of LTSP 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lts_conf: Option<LtspFile>,
+    /// Of a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ltsp_conf: Option<LtspFile>,
 }
 
 /// One image version in a farm.
@@ -185,6 +212,17 @@ impl BlobRef {
     }
 }
 
+/// One scope of a node's configuration, and the machines for which it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigScope {
+    /// What it says.
+    pub config: NodeConfig,
+    /// What a machine must be; all if empty.
+    #[serde(default, skip_serializing_if = "InventorySelector::is_empty")]
+    pub inventory: InventorySelector,
+}
+
 /// A node that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -197,6 +235,15 @@ pub struct FarmNode {
     pub uuid: Option<String>,
     /// Its configuration, all scopes merged; `hostname` is set.
     pub config: NodeConfig,
+    /// The scopes that this is of, widest first, if what the machine says of itself when it boots decides which hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<ConfigScope>,
+    /// Where its root is, if not where the farm says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootMode>,
+    /// The TPM that it must have where trust is by TPM; none is accepted if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
     /// Follows the object's status: a resident agent that has seen less reboots.
     pub reboots_requested: u64,
     /// The version that it gets when it boots; the farm's first if absent, or if it is not there.

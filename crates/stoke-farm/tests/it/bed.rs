@@ -203,7 +203,18 @@ pub(crate) fn owner(name: &str) -> ObjectRef {
 
 pub(crate) fn node(name: &str, mac: MacAddr) -> FarmNode {
     let config = stoke_api::objects::NodeConfig { hostname: Some(name.to_owned()), ..Default::default() };
-    FarmNode { owner: owner(name), macs: vec![mac], uuid: None, config, reboots_requested: 0 }
+    FarmNode {
+        owner: owner(name),
+        macs: vec![mac],
+        uuid: None,
+        config,
+        scopes: Vec::new(),
+        root: None,
+        enrolment: None,
+        reboots_requested: 0,
+        image: None,
+        kexec: false,
+    }
 }
 
 fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
@@ -252,13 +263,17 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         images: vec![image],
         nodes: vec![node("rack1-07", MAC)],
         unknown_clients: UnknownClients::Ignore,
+        trust: stoke_api::objects::Trust::Network,
         root: RootMode::Auto,
         disk: None,
         config: stoke_api::objects::NodeConfig::default(),
+        scopes: Vec::new(),
+        ltsp: stoke_api::workload::LtspFiles::default(),
         domain: "lab.internal".to_owned(),
         certificate: folder.join("certificate.pem"),
         key: folder.join("key.pem"),
         boot_programs: BTreeMap::from([("snponly.efi".to_owned(), folder.join("snponly.efi"))]),
         state: folder.join("sessions"),
+        host_keys: folder.join("host-keys"),
     }
 }

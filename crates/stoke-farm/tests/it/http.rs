@@ -281,7 +281,7 @@ fn no_more_machines_load_at_once_than_the_farm_says() {
     assert!(script(SECOND).contains("\nsleep "), "a node that said hello still fetches its root");
     let events = vec![Event { phase: Phase::Root, uptime_ms: 1, detail: String::new() }];
     let report =
-        Report { session: manifest.session, events, ssh_host_keys: vec![], root: "ram".into(), serves: String::new() };
+        Report { session: manifest.session, events, ssh_host_keys: vec![], root: "ram".into(), ..Report::default() };
     assert_eq!(post(&bed, "/v1/node/report", &report).1, "204");
     assert!(script(SECOND).contains("\nkernel http://"));
     let storm = bed.report().storm;

@@ -26,6 +26,7 @@ pub(crate) fn hello(bed: &Bed, mac: MacAddr) -> Hello {
         product: "test".into(),
         uptime_ms: 900,
         orders_seen: None,
+        config_generation: 0,
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn reached(session: &str, phase: Phase, uptime_ms: u64) -> Report {
         events: vec![event],
         ssh_host_keys: vec!["ssh-ed25519 AAAA".into()],
         root: "nbd".into(),
-        serves: String::new(),
+        ..Report::default()
     }
 }
 
@@ -161,7 +162,7 @@ fn a_reboot_reaches_an_agent_that_waits_and_is_ordered_once() {
     bed.reload();
     let output = waiting.wait_with_output().unwrap();
     let orders: Orders = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(orders, Orders { number: 1, reboot: true });
+    assert_eq!(orders, Orders { number: 1, reboot: true, kexec: None });
     assert!(begin_order.elapsed() < Duration::from_secs(5));
     let again = begin(&bed, MAC);
     let mut after = orders_command(&bed, &again.session, 0);
