@@ -1,20 +1,25 @@
 //! What is built: image versions from the image store, how their builds ended, and each farm's own parts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use stoke_api::Digest;
+use stoke_api::objects::AnyObject;
+use stoke_api::workload::BlobRef;
 use stoke_image::Signature;
-use stoke_reconcile::{FarmPartRequest, FarmParts, FinishedBuild, KnownImage};
+use stoke_image::store::Version;
+use stoke_reconcile::{FarmPartRequest, FarmParts, FinishedBuild, KnownImage, VersionNote};
 use stoke_secureboot::KeySet;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::authority::Authority;
+use crate::in_use::in_use;
 use crate::record::now_ms;
-use crate::store::LocalStore;
+use crate::signatures::{self, Keys, Signed};
+use crate::store::{LocalStore, Store as _};
 use crate::supervise::EndedBuild;
 
 const BUILDS: &str = "builds";
@@ -23,12 +28,19 @@ const PARTS: &str = "farm-parts";
 const RETRY: Duration = Duration::from_secs(15);
 
 type PartsKey = (String, Digest);
+/// When the image store changed last.
+type Generation = Option<(SystemTime, u64)>;
 type MadeParts = (PartsKey, Result<FarmParts, stoke_image::BuildError>);
 
 /// What is built.
 pub struct Images {
     notes: Arc<LocalStore>,
     store: stoke_image::Store,
+    /// Where keys of this installation are that sign versions.
+    own_keys: PathBuf,
+    /// What was looked at last: the store's generation, and the keys.
+    looked: Option<(Generation, Keys)>,
+    signed: Signed,
     authority: Arc<Authority>,
     tools: String,
     known: BTreeMap<String, KnownImage>,
@@ -49,10 +61,14 @@ impl Images {
         store: stoke_image::Store,
         authority: Arc<Authority>,
         tools: String,
+        own_keys: PathBuf,
     ) -> anyhow::Result<Self> {
         let mut images = Self {
             notes,
             store,
+            own_keys,
+            looked: None,
+            signed: Signed::new(),
             authority,
             tools,
             known: BTreeMap::new(),
@@ -65,8 +81,9 @@ impl Images {
         for (name, build) in builds {
             images.known.entry(name).or_default().last_build = Some(build);
         }
-        images.refresh()?;
         images.parts = images.remembered_parts()?;
+        let objects = images.notes.list()?;
+        images.look(&objects)?;
         Ok(images)
     }
 
@@ -85,24 +102,41 @@ impl Images {
         self.failed.iter().map(|(key, (_, why))| (key.clone(), why.clone())).collect()
     }
 
-    /// Reads the versions from the image store: newest first, but first of all the one that was built last (it may be an
-    /// older one, whose inputs are wanted again).
-    fn refresh(&mut self) -> anyhow::Result<()> {
-        let mut versions = BTreeMap::<String, Vec<_>>::new();
-        for (name, version) in self.store.list()? {
-            versions.entry(name).or_default().insert(0, version);
+    /// By a key as objects write it, the versions that it has signed.
+    pub fn signed(&self) -> &BTreeMap<String, Result<BTreeSet<Digest>, String>> {
+        &self.signed
+    }
+
+    /// Reads versions and signatures again if anybody changed the image store, or if other keys are wanted: the store
+    /// belongs to every `stoke image` as well.
+    ///
+    /// # Errors
+    /// If the image store cannot be read.
+    pub fn look(&mut self, objects: &[AnyObject]) -> anyhow::Result<()> {
+        let mut keys = signatures::wanted_keys(objects);
+        keys.extend(signatures::own_keys(&self.own_keys));
+        let now = (self.store.generation()?, keys);
+        if self.looked.as_ref() == Some(&now) {
+            return Ok(());
         }
         for known in self.known.values_mut() {
             known.versions.clear();
+            known.notes.clear();
         }
-        for (name, versions) in versions {
-            self.known.entry(name).or_default().versions = versions;
+        let mut signed = Signed::new();
+        for name in self.store.names()? {
+            let versions = self.store.versions(&name)?;
+            let digests: Vec<_> = versions.iter().map(|version| version.image.digest).collect();
+            let found = signatures::verify(&self.store, &digests, &now.1)?;
+            merge(&mut signed, found.signed);
+            let known = self.known.entry(name).or_default();
+            known.notes = versions.iter().map(|version| note(version, &found.signers)).collect();
+            let (first, others): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.handed_out);
+            known.versions = first.into_iter().chain(others).map(|version| version.image).collect();
         }
-        for known in self.known.values_mut() {
-            let current = known.last_build.as_ref().and_then(|build| build.image);
-            known.versions.sort_by_key(|version| Some(version.digest) != current);
-        }
-        Ok(())
+        self.signed = signed;
+        self.looked = Some(now);
+        self.forget_parts()
     }
 
     /// Takes note of builds that have ended, and drops versions beyond what their images keep.
@@ -117,8 +151,7 @@ impl Images {
             self.note_end(build);
         }
         let builds = self.known.iter().filter_map(|(name, known)| Some((name.clone(), known.last_build.clone()?)));
-        self.notes.set_note(BUILDS, &builds.collect::<BTreeMap<_, _>>())?;
-        self.refresh()
+        Ok(self.notes.set_note(BUILDS, &builds.collect::<BTreeMap<_, _>>())?)
     }
 
     fn note_end(&mut self, ended: EndedBuild) {
@@ -129,27 +162,48 @@ impl Images {
             .take()
             .filter(|build| build.spec == config.spec && build.bases == config.bases && build.tools == self.tools);
         let failed = ended.report.failure.is_some();
+        let built = ended.report.image.as_ref().map(|image| image.digest);
         known.last_build = Some(FinishedBuild {
             attempts: before.map_or(0, |build| build.attempts) + u32::from(failed),
-            image: ended.report.image.map(|image| image.digest),
+            image: built,
             spec: config.spec.clone(),
+            bases: config.bases.clone(),
             tools: self.tools.clone(),
             failure: ended.report.failure,
             finished_ms: now_ms(),
         });
-        if !failed {
+        if let Some(digest) = built.filter(|_| !failed) {
+            // It may be an older version, whose inputs are wanted again.
+            if let Err(error) = self.store.make_newest(&config.name, &digest) {
+                tracing::warn!(image = config.name, "cannot hand out what was built: {error}");
+            }
             self.prune(&config.name, config.spec.revision_history_limit);
         }
     }
 
     fn prune(&self, name: &str, older: u32) {
-        let parts = self.parts.values();
-        let used = parts.flat_map(|parts| [Some(parts.initramfs.digest), parts.uki.map(|uki| uki.digest)]);
-        let used: Vec<_> = used.flatten().collect();
         let keep = usize::try_from(older).unwrap_or(usize::MAX).saturating_add(1);
-        if let Err(error) = self.store.prune(name, keep, &used) {
-            tracing::warn!(image = name, "cannot drop old versions: {error}");
+        // Without knowing what is used nothing goes.
+        let pruned = self.notes.list().map_err(anyhow::Error::from).and_then(|objects| {
+            let used: Vec<_> = in_use(&objects).into_keys().collect();
+            Ok(self.store.prune(name, keep, &used)?)
+        });
+        match pruned {
+            Ok(pruned) if pruned.versions.is_empty() => {}
+            Ok(pruned) => tracing::info!(image = name, versions = pruned.versions.len(), "dropped old versions"),
+            Err(error) => tracing::warn!(image = name, "cannot drop old versions: {error:#}"),
         }
+    }
+
+    /// Forgets farms' parts that went with their versions.
+    fn forget_parts(&mut self) -> anyhow::Result<()> {
+        let there = |uki: &BlobRef| self.store.blob_path(&uki.digest).exists();
+        let (before, parts) = (self.parts.len(), std::mem::take(&mut self.parts));
+        self.parts = parts.into_iter().filter(|(_, parts)| parts.uki.as_ref().is_none_or(there)).collect();
+        if self.parts.len() != before {
+            self.notes.set_note(PARTS, &self.parts.iter().collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 
     /// Parts that were made for the authority of today and that are still there.
@@ -167,7 +221,6 @@ impl Images {
     }
 
     /// Begins to make parts that are wanted; `wake` is notified when some are done.
-            bases: config.bases.clone(),
     pub fn make(&mut self, requests: Vec<FarmPartRequest>, wake: &Arc<Notify>) {
         for request in requests {
             let key = (request.farm.clone(), request.image.digest);
@@ -216,6 +269,29 @@ impl Images {
     /// Whether something is being made.
     pub fn is_busy(&self) -> bool {
         !self.making.is_empty()
+    }
+}
+
+fn note(version: &Version, signers: &BTreeMap<Digest, Vec<String>>) -> VersionNote {
+    let published =
+        version.published.and_then(|seconds| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
+    VersionNote {
+        digest: version.image.digest,
+        published: published.map(|time| time.to_string()).unwrap_or_default(),
+        kept: version.kept,
+        signed_by: signers.get(&version.image.digest).cloned().unwrap_or_default(),
+    }
+}
+
+/// What keys have signed of one image beside what they have signed of others.
+fn merge(all: &mut Signed, one: Signed) {
+    for (key, signed) in one {
+        match (all.get_mut(&key), signed) {
+            (Some(Ok(all)), Ok(signed)) => all.extend(signed),
+            (_, signed) => {
+                all.insert(key, signed);
+            }
+        }
     }
 }
 

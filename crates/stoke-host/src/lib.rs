@@ -9,6 +9,7 @@
 //! - [`up`](fn@up::up): the loop that ties these together, and what starts with it. Read it first.
 //! - [`store`]: objects, events and what was built, in one redb file.
 //! - [`supervise`]: workloads to processes. They outlive this one, and are found again.
+//! - [`secrets`]: secrets of nodes, read and given to their farms.
 //! - [`control`], [`apply`], [`plan`]: what people ask for over the socket.
 //! - [`down`](fn@down::down): ends everything, with or without a living `stoke up`.
 //! - [`build`]: the role that builds one image and ends.
@@ -26,6 +27,7 @@ pub mod images;
 pub mod paths;
 pub mod plan;
 pub mod process;
+pub mod secrets;
 pub mod secureboot;
 pub mod store;
 pub mod supervise;
@@ -33,12 +35,19 @@ pub mod up;
 
 mod boot_programs;
 mod egress;
+mod enroll;
 mod files;
+mod in_use;
 mod keys;
 mod record;
+mod signatures;
+mod ssh_reboots;
+mod steer;
 mod stop;
 mod watching;
 
+pub use in_use::in_use;
 pub use paths::{Binaries, Folders};
+pub use signatures::signers;
 pub use store::{LocalStore, Store, StoreError};
 pub use up::UpOptions;

@@ -74,6 +74,11 @@ impl Folders {
         self.state.join("boot")
     }
 
+    /// Keys that sign image versions.
+    pub fn image_keys(&self) -> PathBuf {
+        self.keys().join("images")
+    }
+
     /// Keys: the farm's authority, and the one that enters nodes.
     pub fn keys(&self) -> PathBuf {
         self.state.join("keys")

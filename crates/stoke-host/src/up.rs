@@ -31,7 +31,9 @@ use crate::down::end_everything;
 use crate::egress::Egress;
 use crate::images::Images;
 use crate::paths::{Binaries, Folders};
+use crate::ssh_reboots::SshReboots;
 use crate::record::now_ms;
+use crate::secrets::SecretFiles;
 use crate::store::{LocalStore, Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::{control, keys, secureboot};
@@ -130,6 +132,8 @@ struct Host {
     supervisor: Supervisor,
     egress: Egress,
     images: Images,
+    ssh_reboots: SshReboots,
+    secrets: SecretFiles,
     environment: Environment,
     picture: watch::Sender<Arc<Picture>>,
     wake: Arc<Notify>,
@@ -144,7 +148,8 @@ impl Host {
         let tools = binaries.fingerprint();
         let ssh_public_key = keys::ssh_public_key(&folders)?;
         let image_store = stoke_image::Store::open(folders.images())?;
-        let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone())?;
+        let own_keys = folders.image_keys();
+        let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone(), own_keys)?;
         let environment = Environment {
             installation: folders.installation(),
             state: folders.state.clone(),
@@ -155,9 +160,21 @@ impl Host {
             tools,
             ..Environment::default()
         };
+        let ssh_reboots = SshReboots::open(store.clone(), binaries.clone(), folders.clone())?;
         let supervisor = Supervisor::adopt(folders.clone(), binaries, authority);
         let egress = Egress::adopt(folders.clone());
-        Ok(Self { folders, store, supervisor, egress, images, environment, picture, wake: Arc::default() })
+        Ok(Self {
+            folders,
+            store,
+            supervisor,
+            egress,
+            images,
+            ssh_reboots,
+            secrets: SecretFiles::default(),
+            environment,
+            picture,
+            wake: Arc::default(),
+        })
     }
 
     /// Rounds until it is time to end; then who asked for it, if somebody did.
@@ -204,6 +221,8 @@ impl Host {
         let changed = self.write(&observed.objects, &desired)?;
         self.images.make(desired.farm_parts, &self.wake);
         let under_way = self.supervisor.apply(&desired.workloads).await;
+        self.store.record_events(self.ssh_reboots.carry_out(&desired.ssh_reboots)?)?;
+        self.secrets.hand_over(&desired.workloads, &self.supervisor.observed(), &self.folders).await;
         let wants_out = desired.workloads.iter().any(|w| matches!(&w.role, Role::Node(node) if node.egress));
         self.egress.ensure(wants_out && self.supervisor.has_namespaces());
         self.show(observed);
@@ -223,10 +242,13 @@ impl Host {
 
     fn observed(&mut self) -> anyhow::Result<Observed> {
         self.environment.now_ms = now_ms();
+        let objects = self.store.list()?;
+        self.images.look(&objects)?;
         self.environment.images.clone_from(self.images.known());
+        self.environment.signed.clone_from(self.images.signed());
         self.environment.farm_parts.clone_from(self.images.parts());
         self.environment.farm_part_failures = self.images.failures();
-        let objects = self.store.list()?;
+        self.environment.secret_failures.clone_from(self.secrets.failures());
         self.environment.farm_keys = secureboot::farm_keys(&self.folders.state, &objects);
         Ok(Observed { objects, workloads: self.supervisor.observed(), environment: self.environment.clone() })
     }
