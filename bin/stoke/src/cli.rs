@@ -1,6 +1,8 @@
 //! What people can type: every command and flag, with its help. Completions come from here too.
 
+mod config;
 mod farm;
+mod rollout;
 mod image;
 
 use std::path::PathBuf;
@@ -8,8 +10,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stoke_api::{Kind, ObjectName};
 
-pub(crate) use farm::{Farm, FarmStatus, FarmStorm, FarmTrace, Keys, Report};
-pub(crate) use image::Image;
+pub(crate) use config::{Config, ConfigFormat};
+pub(crate) use farm::{Enroll, Farm, FarmImport, FarmStatus, FarmStorm, FarmTrace, Keys, OneFarm, Report};
+pub(crate) use rollout::Rollout;
+pub(crate) use image::{
+    DiffImages, ExportImage, Image, ImageKeys, ImportImage, KeepImage, ListImages, PruneImages, PullImage, PushImage,
+    RegistryAccess, RollbackImage, ShowImage, SignImage, VerifyImages,
+};
 
 /// Machines from one image: booted over the network, on one Linux host.
 ///
@@ -51,6 +58,8 @@ pub(crate) enum Command {
     Get(Get),
     /// Show everything that is known of one object: conditions, boot timeline, events
     Describe(OneObject),
+    /// Show a node's configuration, and where each value came from
+    Config(Config),
     /// Show what runs on this host
     Status,
     /// Attach to a machine's serial console
@@ -64,6 +73,9 @@ pub(crate) enum Command {
     /// Watch farms and the boots that they serve
     #[command(subcommand)]
     Farm(Farm),
+    /// Watch and steer how a farm's nodes go over to another version of their image
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Start machines that were stopped
     Start(Objects),
     /// Shut machines down; their run strategy stays as it is written

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod completions;
+mod config;
 mod console;
 mod delete;
 mod describe;
@@ -15,10 +16,13 @@ mod outside;
 mod plan;
 mod power;
 mod reference;
+mod rollout;
 mod serve;
 mod ssh;
 mod status;
 mod up;
+
+pub(crate) use image::ImageName;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -43,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(files) => blocking(plan::run(&folders()?, &files)),
         Command::Get(get) => blocking(get::run(&folders()?, &get)),
         Command::Describe(object) => blocking(describe::run(&folders()?, &object)),
+        Command::Config(config) => blocking(config::run(&folders()?, &config)),
         Command::Status => blocking(status::run(&folders()?)),
         Command::Console(machine) => console::run(&folders()?, &machine),
         Command::Logs(logs) => logs::run(&folders()?, &logs),
@@ -53,6 +58,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Delete(objects) => blocking(delete::run(&folders()?, &objects)),
         Command::Down(down) => blocking(down::run(&folders()?, &down)),
         Command::Farm(farm) => farm::run(&folders()?, &farm),
+        Command::Rollout(verb) => blocking(rollout::run(&folders()?, &verb)),
         Command::Explain(explain) => explain::run(&explain.what),
         Command::Doctor => doctor::run(&folders()?),
         Command::Image(verb) => image::run(&folders()?, &verb),

@@ -4,5 +4,7 @@
 
 mod cli;
 mod console;
+mod images;
 mod installation;
+mod registry;
 mod stoke;

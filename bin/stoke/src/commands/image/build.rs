@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use stoke_api::control::ObjectProblem;
 use stoke_api::load::{self, Loaded};
 use stoke_api::objects::{Problem, image_bases};
@@ -11,9 +10,10 @@ use stoke_api::report::BuiltImage;
 use stoke_api::workload::ImageBuildConfig;
 use stoke_api::{AnyObject, ObjectRef};
 use stoke_host::Binaries;
-use stoke_image::{BuildError, Store, Tools};
+use stoke_image::{BuildError, Tools};
 
 use super::meter::Meter;
+use super::shelf;
 use crate::cli::Files;
 use crate::failure::{BadFiles, Failure};
 use crate::folders::Folders;
@@ -32,15 +32,15 @@ pub(super) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> 
     if configs.is_empty() {
         return Err(Failure::hinted("there is no image in these files", "an image is an object of kind Image"));
     }
-    let images = folders.images();
-    let usable = Store::open(&images).map_err(anyhow::Error::new);
-    usable.with_context(|| format!("cannot use {}; choose another folder with --state", folders.state.display()))?;
+    let store = shelf::open_or_make(folders)?;
     let tools = Tools::of_host(Binaries::find()?.stoke_init);
     for (reference, config) in &configs {
         let mut meter = Meter::new(&config.name);
         let built = stoke_image::build(config, &tools, &mut |progress| meter.reached(&progress));
         meter.finish();
         let built = built.map_err(|error| in_its_file(error, reference, &loaded))?;
+        // It may be an older version, whose recipe is wanted again.
+        store.make_newest(&config.name, &built.digest)?;
         output::print(&result(&config.name, &built, meter.began.elapsed()))?;
     }
     Ok(ExitCode::SUCCESS)
