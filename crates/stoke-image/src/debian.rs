@@ -89,7 +89,8 @@ impl<'a> Debian<'a> {
         let packages = workspace.join(PACKAGES_FOLDER);
         if let Some((lock, _)) = &self.lock {
             let pantry = Pantry::open(place.store, place.workspace)?;
-            pantry.fetch(lock, &mut |percent| progress("fetch packages", percent))?;
+            let mirrors = recipe::addresses(&archive_lines(self.source));
+            pantry.fetch(lock, &mirrors, &mut |percent| progress("fetch packages", percent))?;
             pantry.lay_out(lock, &packages)?;
         }
         progress("install packages", 0);

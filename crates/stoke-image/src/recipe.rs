@@ -92,6 +92,13 @@ fn one_line(text: &str) -> Option<HostSource> {
     })
 }
 
+/// The addresses in `deb` lines, each once.
+pub(crate) fn addresses(lines: &[String]) -> Vec<String> {
+    let mut addresses: Vec<_> = lines.iter().filter_map(|line| one_line(line)).flat_map(|source| source.uris).collect();
+    addresses.dedup();
+    addresses
+}
+
 /// A stanza of `Field: value` lines.
 fn stanza(text: &str) -> Option<HostSource> {
     let field = |name: &str| {
@@ -317,5 +324,26 @@ mod tests {
     #[test]
     fn hooks_are_words_for_the_shell() {
         assert!(customize(1, "echo 'a'").ends_with(r#"chroot "$1" /bin/sh -e -c 'echo '\''a'\'''"#));
+    }
+
+    #[test]
+    fn an_archive_of_ubuntu_is_found_by_its_key_ring() {
+        let ubuntu = DebianSource {
+            suite: "noble".to_owned(),
+            components: vec!["main".to_owned(), "universe".to_owned()],
+            ..recipe()
+        };
+        let list = "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://u/ubuntu noble main universe\n\
+                    deb http://u/ubuntu noble-security main\ndeb http://d/debian bookworm main\n";
+        let expected = [
+            "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] http://u/ubuntu noble main universe",
+            "deb http://u/ubuntu noble-security main universe",
+        ];
+        let lines = archive_lines(&ubuntu, &[list.to_owned()], &[]);
+        assert_eq!(lines, expected);
+        assert_eq!(addresses(&lines), ["http://u/ubuntu"]);
+        let (mirror, keyring) = (Some("http://mirror.lan/ubuntu".to_owned()), Some("/k.gpg".to_owned()));
+        let lines = archive_lines(&DebianSource { mirror, keyring, ..ubuntu }, &[], &[]);
+        assert_eq!(lines, ["deb [signed-by=/k.gpg] http://mirror.lan/ubuntu noble main universe"]);
     }
 }

@@ -39,34 +39,57 @@ impl<'a> Pantry<'a> {
         self.folder.join(format!("{}.deb", digest.hex()))
     }
 
-    /// Fetches the packages that are not here.
-    pub(crate) fn fetch(&self, lock: &Lock, progress: &mut dyn FnMut(u8)) -> Result<(), BuildError> {
-        let missing: Vec<_> = lock.packages.iter().filter(|package| !self.path(&package.digest).exists()).collect();
-        if missing.is_empty() {
+    /// Fetches the packages that are not here: from where they were when they were locked, then from `mirrors`.
+    pub(crate) fn fetch(
+        &self,
+        lock: &Lock,
+        mirrors: &[String],
+        progress: &mut dyn FnMut(u8),
+    ) -> Result<(), BuildError> {
+        let missing = || lock.packages.iter().filter(|package| !self.path(&package.digest).exists());
+        if missing().next().is_none() {
             return Ok(());
         }
         progress(0);
         let folder = self.workspace.path().join("fetched");
         fs::create_dir(&folder)?;
-        let said = download(&missing, &folder, progress)?;
-        for package in missing {
-            self.take(package, &folder.join(package.digest.hex()), &said)?;
+        let mut told = BTreeMap::new();
+        for place in std::iter::once(None).chain(mirrors.iter().map(Some)) {
+            let wanted: Vec<_> = missing().filter_map(|package| Some((package, address(package, place)?))).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let said = download(&wanted, &folder, progress)?;
+            for (package, uri) in wanted {
+                if let Err(message) = self.take(package, &uri, &folder, &said)? {
+                    told.entry(&package.digest).or_insert((package, message));
+                }
+            }
         }
-        Ok(fs::remove_dir_all(&folder)?)
+        fs::remove_dir_all(&folder)?;
+        match missing().find_map(|package| told.remove(&package.digest)) {
+            None => Ok(()),
+            Some((package, message)) => Err(BuildError::PackageGone { package: package.title(), message }),
+        }
     }
 
-    /// Takes in a package that was fetched, if it is the one.
-    fn take(&self, package: &LockedPackage, file: &Path, said: &BTreeMap<String, String>) -> Result<(), BuildError> {
-        let gone = |message: String| BuildError::PackageGone { package: package.title(), message };
+    /// Takes in a package that was fetched, if it is the one; else says why it is not.
+    fn take(
+        &self,
+        package: &LockedPackage,
+        uri: &str,
+        folder: &Path,
+        said: &BTreeMap<String, String>,
+    ) -> Result<Result<(), String>, BuildError> {
+        let file = folder.join(package.digest.hex());
         if !file.exists() {
-            let message = said.get(&package.uri).cloned();
-            return Err(gone(message.unwrap_or_else(|| format!("{} was not fetched", package.uri))));
+            return Ok(Err(said.get(uri).cloned().unwrap_or_else(|| format!("{uri} was not fetched"))));
         }
-        let found = measure(file)?.digest;
+        let found = measure(&file)?.digest;
         if found != package.digest {
-            return Err(gone(format!("{} has the digest {found}, and {} is locked", package.uri, package.digest)));
+            return Ok(Err(format!("{uri} has the digest {found}, and {} is locked", package.digest)));
         }
-        Ok(fs::rename(file, self.path(&package.digest))?)
+        Ok(Ok(fs::rename(&file, self.path(&package.digest))?))
     }
 
     /// Makes an archive of exactly the locked packages (`apt-secure(8)` calls it a flat one): files, index and release.
@@ -115,6 +138,14 @@ impl<'a> Pantry<'a> {
     }
 }
 
+/// Where a package may be: where it was, or below the same folders of a mirror.
+fn address(package: &LockedPackage, mirror: Option<&String>) -> Option<String> {
+    let Some(mirror) = mirror else { return Some(package.uri.clone()) };
+    let (_, path) = package.uri.split_once("/pool/")?;
+    let address = format!("{}/pool/{path}", mirror.trim_end_matches('/'));
+    (address != package.uri).then_some(address)
+}
+
 /// A file's name that apt does not judge and no archive repeats.
 fn file_name(package: &LockedPackage) -> String {
     format!("{}_{}.deb", package.name, package.digest.hex())
@@ -131,7 +162,7 @@ fn stanza(control: &str, required: bool) -> String {
 
 /// Downloads files under the names of their hashes. What failed is told by its address; the others are there.
 fn download(
-    packages: &[&LockedPackage],
+    packages: &[(&LockedPackage, String)],
     folder: &Path,
     progress: &mut dyn FnMut(u8),
 ) -> Result<BTreeMap<String, String>, BuildError> {
@@ -140,8 +171,8 @@ fn download(
     for option in APT_OPTIONS.iter().filter_map(|option| option.split_once(' ')) {
         command.arg("-o").arg(format!("{}={}", option.0, option.1.trim_matches('"')));
     }
-    for package in packages {
-        command.arg(&package.uri).arg(folder.join(package.digest.hex()));
+    for (package, uri) in packages {
+        command.arg(uri).arg(folder.join(package.digest.hex()));
         command.arg(format!("SHA256:{}", package.digest.hex()));
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -188,5 +219,22 @@ mod tests {
         let failures = failures(&lines);
         assert_eq!(failures.get("http://m/a.deb").unwrap(), "http://m/a.deb: 404 Not Found [IP: ::1 80]");
         assert_eq!(failures.len(), 1);
+    }
+
+    #[test]
+    fn a_mirror_has_a_package_below_the_same_folders() {
+        let package = LockedPackage {
+            name: "a".to_owned(),
+            version: "1".to_owned(),
+            architecture: "all".to_owned(),
+            digest: Digest([1; 32]),
+            size: 1,
+            uri: "http://m/debian/pool/main/a/a_1_all.deb".to_owned(),
+            required: false,
+        };
+        let at = |mirror: &str| address(&package, Some(&mirror.to_owned()));
+        assert_eq!(at("file:/srv/old/").unwrap(), "file:/srv/old/pool/main/a/a_1_all.deb");
+        assert_eq!(at("http://m/debian"), None);
+        assert_eq!(address(&package, None), Some(package.uri.clone()));
     }
 }
