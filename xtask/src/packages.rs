@@ -42,6 +42,8 @@ const DEMO: &[Package] = &[
     package("nftables", "/usr/sbin/nft", "the LANs' packet filter"),
     package("iproute2", "/usr/sbin/ip", "looking at links"),
     package("uidmap", "/usr/bin/newuidmap", "image builds as an ordinary user"),
+    package("buildah", "/usr/bin/buildah", "images of Containerfiles"),
+    package("skopeo", "/usr/bin/skopeo", "images of container images from registries"),
     package("openssh-client", "/usr/bin/ssh", "stoke ssh"),
     package("swtpm", "/usr/bin/swtpm", "TPMs of virtual machines"),
 ];
@@ -61,6 +63,7 @@ const TEST: &[Package] = &[
     package("procps", "/usr/bin/pgrep", "tests: looking at processes"),
     package("cryptsetup-bin", "/usr/sbin/veritysetup", "tests: a second opinion on verified roots"),
     package("binutils", "/usr/bin/objcopy", "tests: a second opinion on unified kernel images"),
+    package("busybox", "/bin/busybox", "tests: the smallest base of a Containerfile"),
     package("cpio", "/usr/bin/cpio", "tests: a second opinion on archives"),
     package("util-linux", "/usr/bin/setpriv", "tests: running as an ordinary user"),
     package("pxelinux", "/usr/lib/PXELINUX/lpxelinux.0", "tests: a boot loader"),

@@ -63,6 +63,9 @@ fn policy() -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(POLICY.len() as u64);
     archive.append_data(&mut header, POLICY_PATH, POLICY.as_bytes())?;
     archive.into_inner()

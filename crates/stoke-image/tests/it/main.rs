@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod builds;
 #[cfg(test)]
+mod containerfiles;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod locks;
