@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stoke_api::control::{
-    Applied, Apply, Down, Downed, FarmView, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest, Refused, Traced,
+use stoke_api::control::{EnrollRequest, 
+    Applied, Apply, Down, Downed, FarmView, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest, Refused, RolloutAction,
+    RolloutRequest, Traced,
     WatchEvent,
 };
 use stoke_api::load::Finding;
@@ -116,6 +117,18 @@ impl Client {
     pub(crate) async fn power(&self, reference: &ObjectRef, action: PowerAction) -> anyhow::Result<()> {
         let request = PowerRequest { action };
         self.request(Method::POST, &format!("/v1/power/{}", path(reference)), Some(&request), LIMIT).await.map(drop)
+    }
+
+    /// Accepts the TPM of a machine or server.
+    pub(crate) async fn enroll(&self, reference: &ObjectRef, request: EnrollRequest) -> anyhow::Result<()> {
+        self.request(Method::POST, &format!("/v1/enroll/{}", path(reference)), Some(&request), LIMIT).await.map(drop)
+    }
+
+    /// Steers a farm's update.
+    pub(crate) async fn rollout(&self, farm: &ObjectRef, action: RolloutAction) -> anyhow::Result<()> {
+        let namespace = farm.namespace.as_ref().map_or("-", ObjectName::as_str);
+        let path = format!("/v1/rollout/{namespace}/{}", farm.name);
+        self.request(Method::POST, &path, Some(&RolloutRequest { action }), LIMIT).await.map(drop)
     }
 
     /// Deletes an object.

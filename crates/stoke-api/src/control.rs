@@ -8,8 +8,10 @@
 //! POST   /v1/apply           Apply          -> Applied; 422 Refused
 //! POST   /v1/plan            Apply          -> Planned; 422 Refused; changes nothing
 //! POST   /v1/power/{kinds}/{namespace}/{name}   PowerRequest -> 202
+//! POST   /v1/enroll/{kinds}/{namespace}/{name}  EnrollRequest -> 202
 //! GET    /v1/events/{kinds}/{namespace}/{name}  [ObjectEvent, …], oldest first
 //! GET    /v1/farms/{namespace}/{name}          FarmView
+//! POST   /v1/rollout/{namespace}/{name}        RolloutRequest -> 202
 //! GET    /v1/trace/{mac}                       [Traced, …], of every role that serves machines
 //! GET    /v1/trace/{kinds}/{namespace}/{name}  the same for all interfaces of an object
 //! GET    /v1/watch                             WatchEvent, one a line, first all that is, then each change
@@ -142,6 +144,37 @@ pub struct ObjectProblem {
     pub field: String,
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+/// A request about a farm's update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutRequest {
+    /// What to do.
+    pub action: RolloutAction,
+}
+
+/// What to do with a farm's update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutAction {
+    /// No more nodes go over.
+    Pause,
+    /// It goes on, or is tried again.
+    Resume,
+    /// The version is taken back.
+    Undo,
+}
+
+/// A request to accept the TPM that a node showed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrollRequest {
+    /// Only if it is this one: the fingerprint of its endorsement key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Digest>,
+    /// Accept none any more.
+    #[serde(default)]
+    pub forget: bool,
 }
 
 /// A request for power.

@@ -7,6 +7,7 @@
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
 //! - [`control`]: the control socket of a standalone installation.
 //! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
+//! - [`trust`]: the part of it by which a node proves what it runs, and is given its secrets.
 //! - [`chunks`]: what a root is made of, for nodes that have another version of it.
 //! - [`trace`]: what happened in the boots of one machine.
 //! - [`schema`]: the JSON schema of each kind, derived from its types.
@@ -25,6 +26,7 @@ pub mod objects;
 pub mod report;
 pub mod schema;
 pub mod trace;
+pub mod trust;
 pub mod workload;
 
 pub use meta::{Condition, Metadata, ObjectRef};

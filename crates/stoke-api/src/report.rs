@@ -156,6 +156,9 @@ pub struct FarmReport {
     /// How many boot at once, and what that costs.
     #[serde(default)]
     pub storm: StormReport,
+    /// Which secrets it was given: [`crate::trust::FarmSecrets::id`]; empty if none.
+    #[serde(default)]
+    pub secrets: String,
 }
 
 /// How many nodes boot at once, and what that costs.

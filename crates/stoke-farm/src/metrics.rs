@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     pub(crate) http_bytes: Counter,
     pub(crate) sessions: Counter,
     pub(crate) refused: Counter,
+    pub(crate) secrets_given: Counter,
+    pub(crate) unproven: Counter,
     /// Blobs that are being sent over HTTP now.
     sending: Gauge,
     phases: Family<Label, Histogram>,
@@ -46,11 +48,28 @@ impl Metrics {
         let http_bytes = counter("http_sent_bytes", "Bytes of blobs sent over HTTP");
         let sessions = counter("sessions", "Sessions that nodes began");
         let refused = counter("refused", "Nodes that said hello and got no session");
+        let secrets_given = counter("secrets_given", "Nodes that were given their secrets");
+        let unproven = counter("unproven", "Proofs by TPM that were refused");
         let (sending, phases, boots, failures) = boot_metrics(&mut registry);
         let tftp = Arc::<stoke_tftp::server::Counters>::default();
         let nbd = Arc::<stoke_nbd::server::Counters>::default();
         registry.register_collector(Box::new(Wire { tftp: tftp.clone(), nbd: nbd.clone() }));
-        Self { registry, scripts, blobs, http_bytes, sessions, refused, sending, phases, boots, failures, tftp, nbd }
+        Self {
+            registry,
+            scripts,
+            blobs,
+            http_bytes,
+            sessions,
+            refused,
+            secrets_given,
+            unproven,
+            sending,
+            phases,
+            boots,
+            failures,
+            tftp,
+            nbd,
+        }
     }
 
     /// Counts one more blob that is being sent, until what is returned is dropped.

@@ -27,7 +27,7 @@ use crate::farm::Farm;
 use crate::plan::{self, Endpoints, Service, Step};
 use crate::roots::Roots;
 use crate::sessions::Sessions;
-use crate::{http, node_api};
+use crate::{http, node_api, trust};
 
 /// Pause between two attempts to bind a socket.
 const BIND_AGAIN: Duration = Duration::from_millis(300);
@@ -66,7 +66,13 @@ impl Role for Running {
         let giving = |sessions: &mut Sessions| sessions.nodes().filter(|node| node.gives_any(now_ms())).count();
         let peers = u32::try_from(self.farm.with_sessions(giving)).unwrap_or(u32::MAX);
         let storm = self.farm.storm(peers);
-        Report::Farm(FarmReport { ready: failure.is_none(), failure, nodes, storm })
+        Report::Farm(FarmReport {
+            ready: failure.is_none(),
+            failure,
+            nodes,
+            storm,
+            secrets: self.farm.trust.secrets_id(),
+        })
     }
 
     fn ready(&self) -> bool {
@@ -92,14 +98,16 @@ impl Role for Running {
     }
 
     fn routes(self: Arc<Self>) -> axum::Router {
-        self.farm.trace.ring.clone().routes()
+        self.farm.trace.ring.clone().routes().merge(trust::admin(self.farm.clone()))
     }
 }
 
 impl Running {
     async fn start(config: FarmConfig, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
         let serving = tokio::task::spawn_blocking(move || Serving::load(config)).await??;
-        let farm = Arc::new(Farm::new(serving)?);
+        let (farm, begun) = Farm::new(serving)?;
+        let farm = Arc::new(farm);
+        tokio::spawn(farm.clone().write_boots_down(begun));
         let running = Arc::new(Self { farm, open: Mutex::default(), shutdown });
         running.apply();
         Ok(running)
@@ -170,6 +178,7 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         Service::NodeApi => {
             let farm = farm.clone();
             let routes = node_api::router(farm.clone()).merge(http::programs(farm.clone()));
+            let routes = routes.merge(trust::router(farm.clone()));
             let site = Arc::new(Site { farm: farm.clone(), routes });
             let tls: Tls = Arc::new(move || farm.serving().tls.clone());
             connections::serve(listener, site, Some(tls), stop.clone()).await;

@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 use stoke_api::control::{
-    Apply, Change, Down, Downed, FarmView, HostInfo, Planned, PowerAction, PowerRequest, Refused, Traced, WatchEvent,
-    WorkloadInfo,
+    Apply, Change, Down, Downed, EnrollRequest, FarmView, HostInfo, Planned, PowerAction, PowerRequest, Refused,
+    RolloutRequest, Traced, WatchEvent, WorkloadInfo,
 };
 use stoke_api::objects::{Kind, RunStrategy};
 use stoke_api::{AnyObject, ObjectName, ObjectRef};
@@ -21,7 +21,9 @@ use stoke_reconcile::{Observed, Status};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::apply::{self, ApplyError};
+use crate::enroll::enrolled;
 use crate::paths::Folders;
+use crate::steer::steered;
 use crate::store::{LocalStore, Store, StoreError};
 use crate::watching;
 
@@ -62,8 +64,10 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/apply", post(apply_files))
         .route("/v1/plan", post(plan))
         .route("/v1/power/{kinds}/{namespace}/{name}", post(power))
+        .route("/v1/enroll/{kinds}/{namespace}/{name}", post(enroll))
         .route("/v1/events/{kinds}/{namespace}/{name}", get(events))
         .route("/v1/farms/{namespace}/{name}", get(farm))
+        .route("/v1/rollout/{namespace}/{name}", post(rollout))
         .route("/v1/trace/{mac}", get(trace))
         .route("/v1/trace/{kinds}/{namespace}/{name}", get(trace_object))
         .route("/v1/watch", get(watch_objects))
@@ -196,12 +200,49 @@ async fn plan(State(control): Shared, body: Bytes) -> Answer<Json<Planned>> {
 }
 
 async fn power(State(control): Shared, Path(path): ObjectPath, body: Bytes) -> Answer<StatusCode> {
-    let reference = reference(path)?;
     let PowerRequest { action } = json(&body)?;
+    change_status(&control, reference(path)?, |object| powered(object, action))
+}
+
+async fn enroll(State(control): Shared, Path(path): ObjectPath, body: Bytes) -> Answer<StatusCode> {
+    let request: EnrollRequest = json(&body)?;
+    change_status(&control, reference(path)?, |object| enrolled(object, &request))
+}
+
+async fn rollout(
+    State(control): Shared,
+    Path((namespace, name)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<StatusCode> {
+    let reference = reference(("farms".to_owned(), namespace, name))?;
+    let RolloutRequest { action } = json(&body)?;
+    let picture = control.picture.borrow().clone();
+    let images = &picture.observed.environment.images;
+    let image = |farm: &AnyObject| match farm {
+        AnyObject::Farm(farm) => {
+            let (kind, name) = (Kind::Image, farm.spec.image.clone());
+            Some(stoke_reconcile::names::key(&ObjectRef { kind, namespace: reference.namespace.clone(), name }))
+        }
+        _ => None,
+    };
+    change_status(&control, reference.clone(), |farm| {
+        let known = image(farm).and_then(|image| images.get(&image));
+        let versions: Vec<_> =
+            known.into_iter().flat_map(|known| &known.versions).map(|version| version.digest).collect();
+        steered(farm, action, &versions)
+    })
+}
+
+/// Writes what people ask for into an object's status.
+fn change_status(
+    control: &Control,
+    reference: ObjectRef,
+    change: impl Fn(&AnyObject) -> Result<Status, String>,
+) -> Answer<StatusCode> {
     // The reconcilers write statuses, too; who comes second reads again.
     for _ in 0..16 {
         let object = control.store.get(&reference)?.ok_or_else(|| StoreError::NotFound(reference.clone()))?;
-        let status = powered(&object, action).map_err(|why| Failure::new(StatusCode::CONFLICT, why))?;
+        let status = change(&object).map_err(|why| Failure::new(StatusCode::CONFLICT, why))?;
         let version = object.metadata().resource_version.clone().unwrap_or_default();
         match control.store.write_status(&reference, &version, status) {
             Err(StoreError::Conflict(_)) => {}

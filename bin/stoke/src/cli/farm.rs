@@ -15,6 +15,14 @@ pub(crate) enum Farm {
     Trace(FarmTrace),
     /// Show how many nodes boot at once, how fast, and which ones hang behind
     Storm(FarmStorm),
+    /// Accept the TPM of a machine or server, as it showed it last
+    ///
+    /// Under `trust: Tpm` a node gets its secrets only after a proof by the TPM that was accepted here. Without --key, whatever the node shows is taken: compare the fingerprint that is printed.
+    Enroll(Enroll),
+    /// Print the objects that other systems' files mean
+    ///
+    /// Reads `lts.conf` and `ltsp.conf` of LTSP, `ConfigMap`s that have one, values of kubefarm, objects of dnsmasq-controller, groups and profiles of matchbox. All files together become one farm, its LAN and its servers. What has no meaning here is counted, and listed by --report.
+    Import(FarmImport),
     /// Keys of a farm for UEFI Secure Boot
     ///
     /// A farm with keys signs the kernels that it hands out. Its virtual machines with `secureBoot: true` trust them at their next start; real servers get them by their firmware's set-up: see `export`.
@@ -33,6 +41,22 @@ pub(crate) struct FarmStatus {
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     pub(crate) output: Report,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enroll {
+    /// `machine/NAME` or `server/NAME`
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) node: String,
+    /// Its namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: ObjectName,
+    /// Accept it only if its endorsement key has this fingerprint: `sha256:…`
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) key: Option<stoke_api::Digest>,
+    /// Accept none any more
+    #[arg(long, conflicts_with = "key")]
+    pub(crate) forget: bool,
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +92,25 @@ pub(crate) struct FarmStorm {
     /// Form of the output
     #[arg(short, long, default_value = "text")]
     pub(crate) output: Report,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FarmImport {
+    /// The files
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print what became of each key instead of the objects
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// Name of the farm
+    #[arg(long, value_name = "NAME", default_value = "farm")]
+    pub(crate) farm: ObjectName,
+    /// Name of its LAN
+    #[arg(long, value_name = "NAME", default_value = "farm")]
+    pub(crate) lan: ObjectName,
+    /// Name of the image that its nodes boot
+    #[arg(long, value_name = "NAME", default_value = "node")]
+    pub(crate) image: ObjectName,
 }
 
 /// How a report is written.

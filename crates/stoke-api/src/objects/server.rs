@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeConfig, NodeState, Problem};
+use super::{Enrolment, ImagePin, NodeConfig, NodeState, Problem, TpmSpec};
 use crate::Condition;
-use crate::names::{MacAddr, ObjectName};
+use crate::names::{Digest, MacAddr, ObjectName};
 
 /// One physical machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +26,13 @@ pub struct ServerSpec {
     /// Its address on the farm's LAN; one from the pools if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// The one version that it boots, whatever newer ones there are: `NAME@sha256:…` or `NAME:` and the first digits of its
+    /// digest. What its farm hands out if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePin>,
+    /// Its TPM, if that is known before its first boot; else it is accepted by `stoke farm enroll`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmSpec>,
     /// Configuration that goes over the farm's.
     #[serde(default)]
     pub config: NodeConfig,
@@ -54,6 +61,12 @@ pub struct ServerStatus {
     /// What the running system reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeState>,
+    /// The version that it gets when it boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// The TPM that was accepted: `stoke farm enroll`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<Enrolment>,
     /// Grows with each `stoke reboot`; the node's agent follows.
     #[serde(default)]
     pub reboots_requested: u64,

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub use farm::{Architecture, BlobRef, FarmBoot, FarmConfig, FarmImage, FarmNode, turned};
+pub use farm::{Architecture, BlobRef, ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, LtspFiles, turned};
 pub use router::{RouterConfig, RouterHost, RouterIpv6, RouterSubnet};
 
 use crate::meta::ObjectRef;
 use crate::names::{Bytes, LinkName, MacAddr};
-use crate::objects::{ImageSpec, Power, RunStrategy, VmDisk};
+use crate::objects::{ImageSpec, Kind, Power, RunStrategy, VmDisk};
 
 /// Something to run, for one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,11 @@ impl Workload {
         let namespace = self.owner.namespace.as_ref().map_or("cluster", |namespace| namespace.as_str());
         match &self.role {
             Role::Node(_) => "node".to_owned(),
-            // No object's name has a full stop.
+            // A farm tries image versions in machines of its own, one after the other. No object's name has a full stop.
+            Role::Vm(vm) if self.owner.kind == Kind::Farm => {
+                let run = vm.uuid.get(..8).unwrap_or_default();
+                format!("rehearsal-{namespace}-{}.{run}", self.owner.name)
+            }
             Role::Farm(farm) if farm.replica > 0 => format!("farm-{namespace}-{}.{}", self.owner.name, farm.replica),
             role => format!("{}-{namespace}-{}", role.word(), self.owner.name),
         }
@@ -196,7 +200,7 @@ pub struct ImageBuildConfig {
     pub spec: ImageSpec,
     /// The store: an OCI layout.
     pub store: PathBuf,
-}
     /// The images that it starts from, and those that these start from, by `NAMESPACE/NAME`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bases: BTreeMap<String, ImageSpec>,
+}

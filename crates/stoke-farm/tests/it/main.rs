@@ -11,6 +11,8 @@ mod http;
 #[cfg(test)]
 mod ipv6;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod loaders;
 #[cfg(test)]
 mod metrics;
@@ -20,3 +22,5 @@ mod nodes;
 mod replay;
 #[cfg(test)]
 mod roots;
+#[cfg(test)]
+mod trust;

@@ -1,5 +1,7 @@
 //! `stoke farm`: farms and the boots that they serve, as they happen.
 
+mod enroll;
+mod import;
 mod keys;
 mod status;
 mod storm;
@@ -23,6 +25,8 @@ pub(crate) fn run(folders: &Folders, farm: &Farm) -> anyhow::Result<ExitCode> {
     match farm {
         Farm::Status(which) => blocking(status::run(folders, which)),
         Farm::Trace(trace) => blocking(trace::run(folders, trace)),
+        Farm::Enroll(which) => blocking(enroll::run(folders, which)),
+        Farm::Import(import) => import::run(import),
         Farm::Keys(which) => blocking(keys::run(folders, which)),
         Farm::Storm(storm) => blocking(storm::run(folders, storm)),
     }
