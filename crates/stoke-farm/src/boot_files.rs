@@ -2,6 +2,7 @@
 //!
 //! Every loader is told the same: [`decide`] says what, `stoke_boot` says it in the loader's language.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -24,8 +25,8 @@ pub(crate) enum Decision<'a> {
     Boot {
         /// Its name.
         name: String,
-        /// The image.
-        image: &'a FarmImage,
+        /// The image, with the kernel arguments of this machine.
+        image: Cow<'a, FarmImage>,
     },
     /// To ask again.
     Wait {
@@ -55,9 +56,10 @@ pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: 
         return Decision::Refuse("no Server or Machine of this farm has this address");
     };
     let name = identity.name();
-    farm.loading(identity.owner(), mac);
     // Scripts and configurations are for loaders that start x86 kernels; others load a unified kernel image.
-    let Some(image) = serving.config.images.iter().find(|image| image.architecture == Architecture::Amd64) else {
+    let image = serving.image_for(&identity, Architecture::Amd64);
+    farm.loading(identity.owner(), mac, image.map(|image| image.digest));
+    let Some(image) = image else {
         tracing::info!(%mac, name, "boot: wait, there is no image yet");
         return Decision::Wait { seconds: WAIT_SECONDS, reason: "the farm's image is not built yet".to_owned() };
     };
@@ -68,7 +70,7 @@ pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: 
         };
     }
     tracing::info!(%mac, name, image = image.digest.short(), "boot");
-    Decision::Boot { name, image }
+    Decision::Boot { name, image: serving.with_arguments(&identity, image) }
 }
 
 /// The script of iPXE. `base` is the farm's HTTP server as the machine reaches it.
@@ -77,7 +79,7 @@ pub(crate) fn script(farm: &Farm, base: &str, mac: MacAddr, uuid: Option<&str>) 
     let decision = decide(farm, &serving, mac, uuid);
     farm.trace.machine(mac, Noted::now("http", "boot script", decision.to_string()));
     match decision {
-        Decision::Boot { name, image } => render::boot(base, &name, image, mac),
+        Decision::Boot { name, image } => render::boot(base, &name, &image, mac),
         Decision::Wait { seconds, reason } => render::wait(base, mac, seconds, &reason),
         Decision::Refuse(reason) => render::refuse(mac, reason),
     }
@@ -108,14 +110,14 @@ pub(crate) fn config(farm: &Farm, name: &str, client: Option<IpAddr>) -> Option<
     let server = base.strip_prefix("http://").unwrap_or(&base);
     let render = |task: &Task<'_>| configs::config(wanted.loader, server, mac, task);
     Some(match decide(farm, &serving, mac, uuid) {
-        Decision::Boot { name, image } => render(&Task::Boot { name: &name, image }),
+        Decision::Boot { name, image } => render(&Task::Boot { name: &name, image: &image }),
         Decision::Wait { seconds, reason } => render(&Task::Wait { seconds, reason: &reason }),
         Decision::Refuse(reason) => render(&Task::Refuse { reason }),
     })
 }
 
 /// The link-layer address of a machine on the LAN, which has just sent a packet from this address.
-fn neighbour(address: IpAddr) -> Option<MacAddr> {
+pub(crate) fn neighbour(address: IpAddr) -> Option<MacAddr> {
     let IpAddr::V4(address) = address else { return None };
     // Of this thread: another one may be in another network namespace.
     in_table(&fs_err::read_to_string("/proc/thread-self/net/arp").ok()?, address)

@@ -1,18 +1,18 @@
 //! What TFTP serves of a configuration.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use stoke_api::Digest;
 use stoke_api::workload::Architecture;
+use stoke_api::{Digest, MacAddr};
 use stoke_boot::old_paths::{self, OldPath, Program};
 use stoke_tftp::Outcome;
 use stoke_tftp::server::{Asked, Content, Ended, Files, OnDisk};
 
 use crate::boot_files;
-use crate::config::Serving;
+use crate::config::{Identity, Serving};
 use crate::farm::Farm;
 use crate::trace::Noted;
 
@@ -80,15 +80,16 @@ fn old_path(serving: &Serving, asked: &Asked<'_>) -> Option<Arc<dyn Content>> {
         OldPath::Bios | OldPath::Uefi if ipxe => Some(script()),
         OldPath::Bios | OldPath::Uefi => match old.program(config.loader)? {
             Program::Named(name) => Some(serving.programs.get(name)?.clone()),
-            Program::Kernel => Some(Arc::new(blob(serving, &unified_kernel(serving)?)?)),
+            Program::Kernel => Some(Arc::new(blob(serving, &unified_kernel(serving, asked.client.ip())?)?)),
         },
     }
 }
 
-/// The unified kernel image that an x86-64 machine boots.
-fn unified_kernel(serving: &Serving) -> Option<Digest> {
-    let images = serving.config.images.iter().filter(|image| image.architecture == Architecture::Amd64);
-    images.filter_map(|image| image.uki).map(|uki| uki.digest).next()
+/// The unified kernel image that the x86-64 machine at an address boots.
+fn unified_kernel(serving: &Serving, client: IpAddr) -> Option<Digest> {
+    let mac = boot_files::neighbour(client).unwrap_or(MacAddr([0; 6]));
+    let identity = serving.identify(mac, &[], None).unwrap_or(Identity::Stranger(mac));
+    serving.image_for(&identity, Architecture::Amd64)?.uki.map(|uki| uki.digest)
 }
 
 /// A blob by its path on the HTTP server: loaders that cannot load by HTTP, and firmware that loads the kernel itself, get

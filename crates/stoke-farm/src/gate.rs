@@ -60,7 +60,8 @@ impl Farm {
         let Some(mac) = self.trace.mac_of(peer.ip()) else { return };
         if let Some(identity) = serving.identify(mac, &[], None) {
             self.gate.with(|admission, now| admission.begin(mac, now));
-            self.loading(identity.owner(), mac);
+            let image = serving.image_with(&identity, None, is_kernel);
+            self.loading(identity.owner(), mac, image.map(|image| image.digest));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::names::{self, file_name, key, machine_uuid, nic_mac};
 use crate::observed::Desired;
 use crate::status::{Status, Waiting, push, ready_condition};
 use crate::view::{Lan, View, sibling};
-use crate::{alarms, farm, server};
+use crate::{alarms, farm, rehearsal, server};
 
 /// The name of the workload that lays LANs.
 const NODE: &str = "node";
@@ -186,7 +186,10 @@ fn hosts(view: &View<'_>, lan: &ObjectRef) -> Vec<RouterHost> {
     let servers = view.servers().filter(|(name, _)| view.valid(name).is_ok());
     let servers = servers.filter_map(|(name, spec)| server::host(view, name, spec, lan));
     let machines = view.machines().filter(|(name, _)| view.valid(name).is_ok());
-    servers.chain(machines.flat_map(|(name, machine)| machine_hosts(view, name, machine, lan))).collect()
+    let here = |(name, farm): &(&ObjectRef, &crate::view::Farm)| farm::lan_of(name, farm) == *lan;
+    let rehearsals = view.farms().filter(here).filter_map(|(name, farm)| rehearsal::host(view, name, farm));
+    let machines = machines.flat_map(|(name, machine)| machine_hosts(view, name, machine, lan));
+    servers.chain(machines).chain(rehearsals).collect()
 }
 
 /// One host for each interface on the LAN, since each may have an address of its own. The UUID tells machines apart, not
@@ -201,7 +204,9 @@ fn machine_hosts(
     let serves_here = |farm: &ObjectRef| {
         view.farm(farm).is_some_and(|spec| sibling(farm, Kind::Lan, &spec.spec.lan) == *lan) && view.valid(farm).is_ok()
     };
-    let farm = farm.filter(serves_here).map(|farm| key(&farm));
+    let farm = farm.filter(serves_here);
+    let kernels = farm.as_ref().map(|farm| farm::kernels_of(view, farm, name)).unwrap_or_default();
+    let farm = farm.map(|farm| key(&farm));
     let nics = machine.spec.nics.iter().filter(|nic| sibling(name, Kind::Lan, &nic.lan) == *lan);
     let host = |(index, nic): (usize, &stoke_api::objects::Nic)| RouterHost {
         owner: name.clone(),
@@ -211,6 +216,7 @@ fn machine_hosts(
         uuid: (index == 0).then(|| machine_uuid(name, machine.metadata.uid.as_deref())),
         address: nic.address,
         farm: farm.clone(),
+        kernels: kernels.clone(),
     };
     nics.enumerate().map(host).collect()
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use stoke_api::objects::Nic;
+use stoke_api::objects::{Nic, Rehearsal};
 use stoke_api::{LinkName, MacAddr, ObjectRef};
 use uuid::Uuid;
 
@@ -59,6 +59,18 @@ pub fn bridge_mac(installation: &str, lan: &ObjectRef) -> MacAddr {
 pub fn nic_mac(machine: &ObjectRef, nic: &Nic) -> MacAddr {
     let [a, b, c, ..] = hash(&["nic", &key(machine), nic.name.as_str()]);
     nic.mac.unwrap_or(MacAddr([0x52, 0x54, 0x00, a, b, c]))
+}
+
+/// The address of the machine in which a farm tries versions.
+pub fn rehearsal_mac(farm: &ObjectRef) -> MacAddr {
+    let [a, b, c, ..] = hash(&["rehearsal", &key(farm)]);
+    MacAddr([0x52, 0x54, 0x00, a, b, c])
+}
+
+/// SMBIOS UUID of that machine, which is another one in each rehearsal.
+pub fn rehearsal_uuid(farm: &ObjectRef, rehearsal: &Rehearsal) -> String {
+    let name = format!("rehearsal {} {} {}", key(farm), rehearsal.number, rehearsal.began_ms);
+    Uuid::new_v5(&MACHINES, name.as_bytes()).to_string()
 }
 
 /// SMBIOS UUID of a virtual machine: of its uid if the store gave it one, else of its name.

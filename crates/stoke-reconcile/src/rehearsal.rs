@@ -7,10 +7,10 @@ use stoke_api::ObjectRef;
 use stoke_api::objects::{NodeConfig, Power, Rehearsal, RehearsalPhase, RehearsalSpec, RunStrategy};
 use stoke_api::workload::{FarmNode, FirmwareKind, Role, RouterHost, VmConfig, VmNic, Workload};
 
+use crate::farm;
 use crate::names::{farm_folder, key, rehearsal_mac, rehearsal_uuid, workload_folder};
 use crate::observed::Desired;
 use crate::view::{Farm, View};
-use crate::farm;
 
 /// Seconds that its system has to shut down. Nothing of it is kept.
 const GRACE_SECONDS: u32 = 1;
@@ -39,7 +39,13 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
     }
 }
 
-fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, rehearsal: &Rehearsal, spec: &RehearsalSpec) -> VmConfig {
+fn config(
+    view: &View<'_>,
+    reference: &ObjectRef,
+    farm: &Farm,
+    rehearsal: &Rehearsal,
+    spec: &RehearsalSpec,
+) -> VmConfig {
     let environment = view.environment();
     let lan = farm::lan_of(reference, farm);
     VmConfig {
@@ -70,13 +76,17 @@ fn hostname(reference: &ObjectRef) -> String {
 /// The machine as a node of the farm.
 pub(crate) fn node(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Option<FarmNode> {
     let (rehearsal, _) = running(farm)?;
-    let like = farm::nodes(view, reference, farm).into_iter().find(|node| Some(&node.owner) == rehearsal.stands_for.as_ref());
+    let like =
+        farm::nodes(view, reference, farm).into_iter().find(|node| Some(&node.owner) == rehearsal.stands_for.as_ref());
     let like = like.map_or_else(|| farm.spec.config.clone(), |node| node.config);
     Some(FarmNode {
         owner: reference.clone(),
         macs: vec![rehearsal_mac(reference)],
         uuid: Some(rehearsal_uuid(reference, rehearsal)),
         config: node_config(&like, &hostname(reference)),
+        scopes: Vec::new(),
+        root: None,
+        enrolment: None,
         reboots_requested: 0,
         image: Some(rehearsal.image),
         kexec: false,

@@ -215,6 +215,7 @@ mod tests {
             client_id: None,
             address: Some(Ipv4Addr::new(10, 77, 0, 21)),
             farm: Some("default/lab".into()),
+            kernels: [].into(),
         };
         RouterConfig {
             lan: object(Kind::Lan, "lab"),

@@ -9,6 +9,7 @@
 pub mod datagrams;
 pub mod dm;
 pub mod fd;
+pub mod kexec;
 #[cfg(feature = "kvm")]
 pub mod kvm;
 pub mod loopdev;

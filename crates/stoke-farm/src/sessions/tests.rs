@@ -4,6 +4,8 @@ use stoke_api::Kind;
 use super::*;
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 7]);
+const V1: Digest = Digest([1; 32]);
+const V2: Digest = Digest([2; 32]);
 
 fn owner(name: &str) -> ObjectRef {
     ObjectRef { kind: Kind::Server, namespace: None, name: name.parse().unwrap() }
@@ -43,7 +45,7 @@ fn report(session: &str, events: &[Event]) -> Report {
 #[test]
 fn a_boot_from_script_to_ready() {
     let mut sessions = Sessions::default();
-    sessions.loading(Some(owner("a")), MAC, 900_000);
+    sessions.loading(Some(owner("a")), MAC, None, 900_000);
     assert_eq!(sessions.reports(900_000)[0].state.phase, Phase::Loading);
     greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
     let node = sessions.report(report("s", &[event(Phase::Root, 2000), event(Phase::Ready, 9000)]), 1_009_000).unwrap();
@@ -70,7 +72,7 @@ fn a_script_fetched_by_somebody_else_does_not_end_a_session() {
     let mut sessions = Sessions::default();
     greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
     sessions.report(report("s", &[event(Phase::Ready, 9000)]), 1_000_000).unwrap();
-    sessions.loading(Some(owner("a")), MAC, 1_001_000);
+    sessions.loading(Some(owner("a")), MAC, Some(V1), 1_001_000);
     assert!(!sessions.reports(1_001_000)[0].state.ready);
     sessions.asks_for_orders("s", 1_002_000).unwrap();
     assert!(sessions.reports(1_002_000)[0].state.ready);
@@ -97,8 +99,8 @@ fn each_order_is_given_once_and_none_from_before_the_boot() {
     let mut sessions = Sessions::default();
     let node = greet(&mut sessions, Some(owner("a")), MAC, "s", 3);
     assert!(!node.orders(0, 3).reboot);
-    assert_eq!(node.orders(3, 4), Orders { number: 4, reboot: true });
-    assert_eq!(node.orders(4, 4), Orders { number: 4, reboot: false });
+    assert_eq!(node.orders(3, 4), Orders { number: 4, reboot: true, kexec: None });
+    assert_eq!(node.orders(4, 4), Orders { number: 4, reboot: false, kexec: None });
     let node = greet(&mut sessions, Some(owner("a")), MAC, "t", 4);
     assert!(!node.orders(0, 4).reboot);
 }
@@ -131,10 +133,66 @@ fn strangers_are_bounded() {
     greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
     for number in 0..2000_u16 {
         let [high, low] = number.to_be_bytes();
-        sessions.loading(None, MacAddr([2, 0, 0, 1, high, low]), 1_000_000 + u64::from(number));
+        sessions.loading(None, MacAddr([2, 0, 0, 1, high, low]), Some(V1), 1_000_000 + u64::from(number));
     }
     assert_eq!(sessions.nodes().count(), STRANGERS + 1);
     assert!(sessions.of_session("s").is_ok());
+}
+
+/// The version that boots, boots of it that failed, and the last one that came up.
+fn boots(sessions: &Sessions) -> (Option<Digest>, u32, Option<Digest>) {
+    let state = sessions.reports(2_000_000).remove(0).state;
+    (state.boots, state.failed_boots, state.good_image)
+}
+
+#[test]
+fn boots_that_do_not_come_up_are_counted_by_version_whether_they_said_hello_or_not() {
+    let mut sessions = Sessions::default();
+    let load = |sessions: &mut Sessions, image, at| sessions.loading(Some(owner("a")), MAC, Some(image), at);
+    assert!(load(&mut sessions, V1, 1_000));
+    // A script that is fetched again at once is of the same boot, and so is the hello after it.
+    assert!(!load(&mut sessions, V1, 5_000));
+    greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
+    assert_eq!(boots(&sessions), (Some(V1), 0, None));
+    // It died; twice it did not even say hello.
+    assert!(load(&mut sessions, V1, 1_100_000) && load(&mut sessions, V1, 1_200_000));
+    assert_eq!(boots(&sessions), (Some(V1), 2, None));
+    greet(&mut sessions, Some(owner("a")), MAC, "t", 0);
+    assert_eq!(boots(&sessions).1, 2);
+    let node = sessions.report(report("t", &[event(Phase::Ready, 9000)]), 1_300_000).unwrap();
+    assert_eq!(boots(&sessions), (Some(V1), 0, Some(V1)));
+    // It is on disk as it was.
+    let text = serde_json::to_string(&node).unwrap();
+    assert_eq!(boots(&Sessions::restore([serde_json::from_str(&text).unwrap()], 0)), (Some(V1), 0, Some(V1)));
+    // Another version begins at zero, and the one that works is remembered.
+    load(&mut sessions, V2, 2_000_000);
+    load(&mut sessions, V2, 2_100_000);
+    assert_eq!(boots(&sessions), (Some(V2), 1, Some(V1)));
+}
+
+#[test]
+fn a_kernel_that_was_started_by_the_running_one_counts_as_a_boot() {
+    let mut sessions = Sessions::default();
+    greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
+    greet(&mut sessions, Some(owner("a")), MAC, "t", 0);
+    assert_eq!(boots(&sessions), (Some(V1), 1, None));
+    // A node that runs and lost its session has not booted.
+    let (hello, session) = (Hello { orders_seen: Some(0), ..hello(MAC) }, "u".to_owned());
+    let greeting = Greeting { owner: Some(owner("a")), hello: &hello, session, image: V1, reboots_requested: 0 };
+    sessions.hello(greeting, 1_000_000);
+    assert_eq!(boots(&sessions), (Some(V1), 1, None));
+}
+
+#[test]
+fn a_node_that_goes_on_has_not_booted_whoever_loads_in_its_name() {
+    let mut sessions = Sessions::default();
+    greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
+    sessions.report(report("s", &[event(Phase::Ready, 9000)]), 1_000_000).unwrap();
+    for number in 0..9 {
+        sessions.loading(Some(owner("a")), MAC, Some(V1), 1_100_000 + number * 100_000);
+        sessions.asks_for_orders("s", 1_101_000 + number * 100_000).unwrap();
+    }
+    assert_eq!(boots(&sessions), (Some(V1), 0, Some(V1)));
 }
 
 proptest! {

@@ -16,7 +16,7 @@ use stoke_api::objects::{
 use stoke_api::workload::{FarmImage, FarmNode};
 use stoke_api::{Condition, Digest, ObjectRef};
 
-use crate::observed::{Desired, Occurrence};
+use crate::observed::{Desired, Occurrence, SshReboot};
 use crate::status::condition;
 use crate::view::{Farm, View};
 use crate::{farm, machine};
@@ -70,8 +70,9 @@ fn seen(view: &View<'_>, reference: &ObjectRef, farm: &Farm, node: &FarmNode, ve
         None => reported,
     };
     let kexec = farm.spec.update.as_ref().is_some_and(|update| update.kexec) && farm.spec.trust == Trust::Network;
-    let last = if object.is_some() { RebootWay::Hypervisor } else { RebootWay::Agent };
-    let ways = kexec.then_some(RebootWay::Kexec).into_iter().chain([last]).collect();
+    let others: &[RebootWay] =
+        if object.is_some() { &[RebootWay::Hypervisor] } else { &[RebootWay::Agent, RebootWay::Ssh] };
+    let ways = kexec.then_some(RebootWay::Kexec).into_iter().chain(others.iter().copied()).collect();
     Seen { node: node.owner.clone(), pin: pin.map(|pin| pinned(pin, versions)), state, ways }
 }
 
@@ -107,6 +108,13 @@ pub(crate) fn resets(view: &View<'_>, farm: &ObjectRef, machine: &ObjectRef) -> 
     noted.map_or(0, |noted| noted.reboots_by(&[RebootWay::Hypervisor]))
 }
 
+/// Servers of a farm that are rebooted by SSH.
+pub(crate) fn by_ssh(farm: &Farm, desired: &mut Desired) {
+    let nodes = farm.status.rollout.iter().flat_map(|rollout| &rollout.nodes);
+    let asked = nodes.map(|noted| SshReboot { node: noted.node.clone(), count: noted.reboots_by(&[RebootWay::Ssh]) });
+    desired.ssh_reboots.extend(asked.filter(|reboot| reboot.count > 0));
+}
+
 /// Whether the last order to a node's agent allows kexec.
 pub(crate) fn by_kexec(farm: &Farm, node: &ObjectRef) -> bool {
     noted(farm, node).is_some_and(|noted| noted.way == Some(RebootWay::Kexec))
@@ -123,7 +131,8 @@ pub(crate) fn conditions(rollout: Option<&RolloutStatus>) -> Vec<Condition> {
         RolloutPhase::Stopped => {
             let rehearsed = rollout.rehearsal.as_ref().is_some_and(|one| one.phase == RehearsalPhase::Failed);
             let reason = if rehearsed { "RehearsalFailed" } else { "BootsFailed" };
-            let message = format!("{}; `stoke rollout resume` tries again, `stoke rollout undo` takes it back", rollout.message);
+            let message =
+                format!("{}; `stoke rollout resume` tries again, `stoke rollout undo` takes it back", rollout.message);
             condition("UpdateStopped", true, reason, message)
         }
         _ if rollout.paused => condition("Updating", true, "Paused", format!("{count}; paused")),

@@ -128,7 +128,7 @@ fn beginning(version: Digest) -> RolloutStatus {
         began_ms: 0,
         wave: 0,
         paused: false,
-        going_back: true,
+        going_back: false,
         refused: Vec::new(),
         rehearsal: None,
         nodes: Vec::new(),
@@ -193,6 +193,7 @@ impl Step<'_> {
                 let since = *noted.ready_since_ms.get_or_insert(now);
                 match noted.phase {
                     UpdatePhase::Returned => noted.way = None,
+                    UpdatePhase::Settled => {}
                     _ if now.saturating_sub(since) < proof => noted.phase = UpdatePhase::Proving,
                     _ => {
                         noted.phase = UpdatePhase::Settled;
@@ -217,11 +218,12 @@ impl Step<'_> {
         let (target, stable, refused) = (self.rollout.target, self.rollout.stable, self.rollout.refused.clone());
         let versions = self.input.versions;
         let mut stopped = None;
-        for (noted, seen) in self.pairs().filter(|(noted, seen)| noted.phase != UpdatePhase::Returned && seen.pin.is_none()) {
+        for (noted, seen) in
+            self.pairs().filter(|(noted, seen)| noted.phase != UpdatePhase::Returned && seen.pin.is_none())
+        {
             let good = seen.state.as_ref().and_then(|state| state.good_image);
-            let usable = |version: &Digest| {
-                *version != noted.image && versions.contains(version) && !refused.contains(version)
-            };
+            let usable =
+                |version: &Digest| *version != noted.image && versions.contains(version) && !refused.contains(version);
             let Some(back) = good.filter(usable).or_else(|| stable.filter(usable)) else { continue };
             let failures = seen.failed_boots_of(noted.image);
             let late = noted.phase == UpdatePhase::Booting && now.saturating_sub(noted.since_ms) > limit;
@@ -239,7 +241,7 @@ impl Step<'_> {
             }
             renew(noted, back, now);
             (noted.phase, noted.message) = (UpdatePhase::Returned, format!("{why}; it has {} again", back.short()));
-            if late {
+            if late && seen.runs() != Some(back) {
                 tell(noted, seen, now);
             }
         }

@@ -93,8 +93,9 @@ impl Step<'_> {
 
     /// Reboots nodes that run something else than they shall, a few at a time.
     fn reboot(&mut self, update: &UpdateSpec) {
-        let under_way =
-            |noted: &&NodeUpdate| matches!(noted.phase, UpdatePhase::Booting | UpdatePhase::Proving | UpdatePhase::Returned);
+        let under_way = |noted: &&NodeUpdate| {
+            matches!(noted.phase, UpdatePhase::Booting | UpdatePhase::Proving | UpdatePhase::Returned)
+        };
         let returned = |noted: &NodeUpdate| noted.phase == UpdatePhase::Returned && noted.ready_since_ms.is_some();
         let down = self.rollout.nodes.iter().filter(under_way).filter(|noted| !returned(noted)).count();
         let mut free = usize::try_from(update.max_unavailable).unwrap_or(usize::MAX).saturating_sub(down);

@@ -1,11 +1,13 @@
 //! The answer to a DHCP request: what it boots, what it is given, and what is remembered of it.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 
 use stoke_api::MacAddr;
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::Conflict;
 use stoke_api::trace::TraceEvent;
+use stoke_api::workload::{FarmBoot, RouterHost};
 use stoke_boot::policy::{self, Asker, Refusal, farm_of, recognise};
 use stoke_dhcp::wire::option;
 use stoke_dhcp::{Answer, BootOptions, MessageType, Record, Request, Sighting};
@@ -14,6 +16,14 @@ use super::State;
 use crate::guard::{CHAINS, CIRCLE};
 use crate::proxy::Port;
 use crate::{plan, proxy};
+
+/// The farm as this host sees it: it may boot another version than the others.
+pub(super) fn for_host<'a>(farm: &'a FarmBoot, host: Option<&RouterHost>) -> Cow<'a, FarmBoot> {
+    match host.filter(|host| !host.kernels.is_empty()) {
+        Some(host) => Cow::Owned(FarmBoot { kernels: host.kernels.clone(), ..farm.clone() }),
+        None => Cow::Borrowed(farm),
+    }
+}
 
 /// What became of a request.
 #[derive(Debug)]
@@ -82,8 +92,9 @@ impl State {
 
     /// What the client boots, or why it boots nothing.
     fn boot(&self, request: &Request, asker: Asker, port: Port, now_ms: u64) -> Result<Boot, String> {
-        let named = self.host(request).map(|host| host.farm.as_deref());
-        let farm = farm_of(named, &self.config.farms).ok_or("no farm feeds it")?;
+        let host = self.host(request);
+        let farm = farm_of(host.map(|host| host.farm.as_deref()), &self.config.farms).ok_or("no farm feeds it")?;
+        let farm = &*for_host(farm, host);
         let answer = policy::answer(&asker, request.mac, farm).ok_or_else(|| {
             policy::boot(&asker, farm).err().map_or_else(|| "nothing to boot".to_owned(), |refusal| refusal.to_string())
         })?;

@@ -1,5 +1,7 @@
 //! The same for IPv6: who has which address, and who asked for a boot.
 
+use std::borrow::Cow;
+
 use stoke_api::MacAddr;
 use stoke_api::report::Stranger;
 use stoke_api::workload::{FarmBoot, RouterHost};
@@ -9,6 +11,7 @@ use stoke_dhcp::v6::{Answer, Binding, Boot, Config, Identity, MessageType, Packe
 use stoke_dns::Zone;
 
 use super::State;
+use super::answer::for_host;
 
 impl State {
     /// Goes over to what the configuration says of IPv6. `station` is the interface's own link-layer address.
@@ -36,7 +39,7 @@ impl State {
             self.note_boot6(client, asker, now_ms);
         }
         let farm = self.farm6(client);
-        let boot = asker.zip(farm).and_then(|(asker, farm)| answer6(&asker, client.mac, farm));
+        let boot = asker.zip(farm).and_then(|(asker, farm)| answer6(&asker, client.mac, &farm));
         let boot = boot.map(|answer| Boot { url: answer.url, http: answer.http });
         let Some(server) = self.server6.as_mut() else { return Answer::default() };
         let answer = server.handle(request, client, boot.as_ref(), now_ms / 1000);
@@ -64,8 +67,10 @@ impl State {
         by_mac.or_else(|| uuid.and_then(|uuid| hosts.iter().find(|host| has(host, uuid))))
     }
 
-    fn farm6(&self, client: &Identity) -> Option<&FarmBoot> {
-        farm_of(self.host6(client).map(|host| host.farm.as_deref()), &self.config.farms)
+    fn farm6(&self, client: &Identity) -> Option<Cow<'_, FarmBoot>> {
+        let host = self.host6(client);
+        let farm = farm_of(host.map(|host| host.farm.as_deref()), &self.config.farms)?;
+        Some(for_host(farm, host))
     }
 
     fn note_boot6(&mut self, client: &Identity, asker: Asker, now_ms: u64) {

@@ -85,6 +85,7 @@ impl World {
                 client_id: None,
                 address: Some(RESERVED),
                 farm: Some("default/lab".to_owned()),
+                kernels: [].into(),
             }],
             farms: [("default/lab".to_owned(), farm())].into(),
             leases: self.path("lab.journal"),
