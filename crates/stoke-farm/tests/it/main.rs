@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod bed;
+mod classes;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
