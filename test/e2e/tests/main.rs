@@ -2,6 +2,7 @@
 
 mod arm64;
 mod boot;
+mod containerfile;
 mod disk;
 mod firmware;
 mod foreign;
@@ -17,5 +18,7 @@ mod refuse;
 mod replicas;
 mod restart;
 mod rootless;
+mod signatures;
+mod trust;
 mod updates;
 mod watching;
