@@ -2,8 +2,8 @@
 
 mod config;
 mod farm;
-mod rollout;
 mod image;
+mod rollout;
 
 use std::path::PathBuf;
 
@@ -12,11 +12,11 @@ use stoke_api::{Kind, ObjectName};
 
 pub(crate) use config::{Config, ConfigFormat};
 pub(crate) use farm::{Enroll, Farm, FarmImport, FarmStatus, FarmStorm, FarmTrace, Keys, OneFarm, Report};
-pub(crate) use rollout::Rollout;
 pub(crate) use image::{
     DiffImages, ExportImage, Image, ImageKeys, ImportImage, KeepImage, ListImages, PruneImages, PullImage, PushImage,
     RegistryAccess, RollbackImage, ShowImage, SignImage, VerifyImages,
 };
+pub(crate) use rollout::Rollout;
 
 /// Machines from one image: booted over the network, on one Linux host.
 ///

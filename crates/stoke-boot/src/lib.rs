@@ -3,6 +3,7 @@
 //! - [`policy`]: from what a DHCP client says of itself to what it is answered.
 //! - [`policy6`]: the same answer as IPv6 says it.
 //! - [`loaders`]: boot programs and what has them.
+//! - [`import`]: objects out of what other systems were told.
 //! - [`lts`]: the configuration of an LTSP farm.
 //! - [`render`]: the script that iPXE gets.
 //! - [`old_paths`]: paths that a DHCP server names which was set up for an older farm.
@@ -13,6 +14,7 @@
 
 pub mod config;
 pub mod configs;
+pub mod import;
 pub mod loaders;
 pub mod lts;
 pub mod old_paths;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use stoke_api::node::RootInfo;
-use stoke_api::objects::{NodeConfig, UnknownClients};
-use stoke_api::workload::{FarmConfig, FarmImage, FarmNode};
+use stoke_api::objects::UnknownClients;
+use stoke_api::workload::{Architecture, FarmConfig, FarmImage, FarmNode};
 use stoke_api::{Digest, MacAddr, ObjectRef};
 use stoke_nbd::server::TlsConfig;
 use tokio_rustls::rustls;
@@ -24,6 +24,8 @@ pub struct Serving {
     blobs: HashMap<Digest, u64>,
     /// Boot programs by their plain names, in memory.
     pub programs: HashMap<String, Arc<Vec<u8>>>,
+    /// The configuration of LTSP, if there is one.
+    pub ltsp: Option<stoke_boot::lts::Conf>,
     /// What is wrong with the configuration and does not keep the rest from working.
     pub problems: Vec<String>,
     /// For the node API.
@@ -82,7 +84,8 @@ impl Serving {
         let by_uuid = nodes().filter_map(|(index, node)| Some((node.uuid.as_ref()?.to_ascii_lowercase(), index)));
         let by_uuid = by_uuid.collect();
         let blobs = config.images.iter().flat_map(blobs).collect();
-        Ok(Self { config, by_mac, by_uuid, blobs, programs, problems, tls, nbd_tls })
+        let ltsp = crate::ltsp::read(&config);
+        Ok(Self { config, by_mac, by_uuid, blobs, programs, ltsp, problems, tls, nbd_tls })
     }
 
     /// Whom this machine is taken for; `None` for one that gets nothing.
@@ -108,26 +111,36 @@ impl Serving {
         self.config.nodes.iter().find(|node| node.owner == *owner)
     }
 
-    /// The configuration of a node, complete.
-    pub fn node_config(&self, identity: &Identity<'_>) -> NodeConfig {
-        let mut config = match identity {
-            Identity::Known(node) => node.config.clone(),
-            Identity::Stranger(_) => self.config.config.clone(),
-        };
-        if !matches!(identity, Identity::Known(node) if node.config.hostname.is_some()) {
-            config.hostname = Some(identity.name());
-        }
-        config
-    }
-
     /// The image that a new boot gets.
     pub fn current_image(&self) -> Option<&FarmImage> {
         self.config.images.first()
     }
 
-    /// The image whose root this is.
-    pub fn image_of_root(&self, root: &Digest) -> Option<&FarmImage> {
-        self.config.images.iter().find(|image| image.root.blob == *root)
+    /// The version that a machine boots on this architecture: its own, else the farm's first.
+    pub fn image_for(&self, identity: &Identity<'_>, architecture: Architecture) -> Option<&FarmImage> {
+        let images = || self.config.images.iter().filter(|image| image.architecture == architecture);
+        let own = match identity {
+            Identity::Known(node) => node.image.and_then(|own| images().find(|image| image.digest == own)),
+            Identity::Stranger(_) => None,
+        };
+        own.or_else(|| images().next())
+    }
+
+    /// The version that a machine has which shows a part of it: the one that is expected if it has that part, for versions may
+    /// share parts; then the machine's own, then any.
+    pub fn image_with(
+        &self,
+        identity: &Identity<'_>,
+        expected: Option<Digest>,
+        has: impl Fn(&FarmImage) -> bool,
+    ) -> Option<&FarmImage> {
+        let own = match identity {
+            Identity::Known(node) => node.image,
+            Identity::Stranger(_) => None,
+        };
+        let having = || self.config.images.iter().filter(|image| has(image));
+        let named = |digest: Option<Digest>| having().find(|image| Some(image.digest) == digest);
+        named(expected).or_else(|| named(own)).or_else(|| having().next())
     }
 
     /// What a blob is, for people.

@@ -13,6 +13,7 @@ use stoke_api::objects::{
 use stoke_api::{MacAddr, ObjectName, ObjectRef};
 
 use crate::names::nic_mac;
+use crate::node_config;
 use crate::view::sibling;
 
 /// All that is wrong with these objects, each alone and among the others. Used before objects are accepted, and by the
@@ -24,6 +25,7 @@ pub fn check(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
         findings.problems.extend(object.check().into_iter().map(|problem| (reference.clone(), problem)));
     }
     findings.all(objects);
+    findings.problems.extend(node_config::check(objects));
     findings.problems
 }
 
@@ -32,6 +34,7 @@ pub fn check(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
 pub fn check_between(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
     let mut findings = Findings { some_are_unknown: true, ..Findings::new(objects) };
     findings.all(objects);
+    findings.problems.extend(node_config::check(objects));
     findings.problems
 }
 
@@ -50,10 +53,10 @@ fn age(object: &AnyObject) -> (u8, bool, Option<String>, ObjectRef) {
 #[derive(Default)]
 struct Findings<'a> {
     names: Vec<ObjectRef>,
+    images: BTreeMap<ObjectRef, &'a ImageSpec>,
     lans: BTreeMap<ObjectRef, &'a LanSpec>,
     farms: BTreeMap<ObjectRef, &'a FarmSpec>,
     laid: Vec<(ObjectRef, Ipv4Net)>,
-    images: BTreeMap<ObjectRef, &'a ImageSpec>,
     uplinks: BTreeMap<String, ObjectRef>,
     farm_of_lan: BTreeMap<ObjectRef, ObjectRef>,
     macs: BTreeMap<MacAddr, ObjectRef>,
@@ -79,10 +82,10 @@ impl<'a> Findings<'a> {
             match object {
                 AnyObject::Lan(lan) => drop(findings.lans.insert(object.reference(), &lan.spec)),
                 AnyObject::Farm(farm) => drop(findings.farms.insert(object.reference(), &farm.spec)),
+                AnyObject::Image(image) => drop(findings.images.insert(object.reference(), &image.spec)),
                 _ => {}
             }
         }
-                AnyObject::Image(image) => drop(findings.images.insert(object.reference(), &image.spec)),
         findings
     }
 
@@ -112,9 +115,6 @@ impl<'a> Findings<'a> {
         (holder != claimant).then(|| what(holder))
     }
 
-    fn lan(&mut self, lan: &ObjectRef, spec: &LanSpec) {
-        for (index, subnet) in spec.subnets.iter().enumerate() {
-            let cidr = subnet.cidr;
     fn image(&mut self, image: &ObjectRef, spec: &ImageSpec) {
         let Some(namespace) = &image.namespace else { return };
         let find = |name: &str| self.images.get(&ObjectRef { name: name.parse().ok()?, ..image.clone() }).copied();
@@ -124,6 +124,9 @@ impl<'a> Findings<'a> {
         }
     }
 
+    fn lan(&mut self, lan: &ObjectRef, spec: &LanSpec) {
+        for (index, subnet) in spec.subnets.iter().enumerate() {
+            let cidr = subnet.cidr;
             let overlaps = |(other, theirs): &&(ObjectRef, Ipv4Net)| {
                 other != lan && (theirs.contains(&cidr) || cidr.contains(theirs))
             };
@@ -143,6 +146,9 @@ impl<'a> Findings<'a> {
     }
 
     fn farm(&mut self, farm: &ObjectRef, spec: &FarmSpec) {
+        for (field, message) in crate::ltsp::problems(spec) {
+            self.problem(farm, field, message);
+        }
         self.refers(farm, "spec.image", &sibling(farm, Kind::Image, &spec.image));
         let lan = sibling(farm, Kind::Lan, &spec.lan);
         if !self.refers(farm, "spec.lan", &lan) {

@@ -1,5 +1,6 @@
 //! The observed state, indexed: objects by reference, problems by object, workloads by what they serve.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use stoke_api::objects::{
@@ -9,6 +10,7 @@ use stoke_api::objects::{
 use stoke_api::report::{FarmReport, ImageBuildReport, NodeAgentReport, Report, RouterReport, VmReport};
 use stoke_api::{Object, ObjectName, ObjectRef};
 
+use crate::ltsp::FarmLtsp;
 use crate::observed::{Environment, Observed, ObservedWorkload};
 use crate::status::Waiting;
 
@@ -30,6 +32,8 @@ pub(crate) struct View<'a> {
     gates: Gates,
     objects: BTreeMap<ObjectRef, &'a AnyObject>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Farms' configurations of LTSP, read when one is asked for.
+    ltsp: OnceCell<BTreeMap<ObjectRef, FarmLtsp>>,
 }
 
 macro_rules! of_kind {
@@ -60,7 +64,6 @@ macro_rules! report_of {
     };
 }
 
-#[expect(dead_code, reason = "each kind has the same pair of accessors, whether or not both are used")]
 impl<'a> View<'a> {
     pub(crate) fn new(observed: &'a Observed, gates: Gates) -> Self {
         let objects = observed.objects.iter().map(|object| (object.reference(), object)).collect();
@@ -68,7 +71,19 @@ impl<'a> View<'a> {
         for (object, problem) in crate::check(&observed.objects) {
             problems.entry(object).or_default().push(problem);
         }
-        Self { observed, gates, objects, problems }
+        Self { observed, gates, objects, problems, ltsp: OnceCell::new() }
+    }
+
+    /// A farm's configuration of LTSP.
+    pub(crate) fn ltsp_of(&self, farm: &Farm) -> Option<&FarmLtsp> {
+        let all = self.ltsp.get_or_init(|| crate::ltsp::of_farms(self));
+        let is_it = |reference: &&ObjectRef| self.farm(reference).is_some_and(|other| std::ptr::eq(other, farm));
+        all.get(all.keys().find(is_it)?)
+    }
+
+    /// The object of this name.
+    pub(crate) fn object(&self, reference: &ObjectRef) -> Option<&'a AnyObject> {
+        self.objects.get(reference).copied()
     }
 
     of_kind!(images, image, Image);
@@ -89,6 +104,10 @@ impl<'a> View<'a> {
 
     pub(crate) fn workload(&self, name: &str) -> Option<&'a ObservedWorkload> {
         self.observed.workloads.get(name)
+    }
+
+    pub(crate) fn workload_names(&self) -> impl Iterator<Item = &'a String> {
+        self.observed.workloads.keys()
     }
 
     pub(crate) fn kept(&self, workload: &str) -> bool {

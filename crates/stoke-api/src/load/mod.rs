@@ -10,6 +10,7 @@
 
 mod files;
 mod finding;
+mod plain;
 mod referenced;
 mod tree;
 mod walk;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub use plain::load_documents;
 pub use finding::{Finding, Position, Positions, nearest};
 
 use self::tree::{Content, Node};

@@ -44,6 +44,15 @@ impl LtspFile {
     }
 }
 
+/// What a node has besides its configuration, so that people's scripts find it where they look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compatibility {
+    /// The paths and variables that nodes of LTSP have: `/rofs`, `/run/ltsp`, `/run/net-INTERFACE.conf`.
+    Ltsp,
+    /// The same, and what the image's own `/etc/lts.conf` says goes under the rest of the configuration.
+    LtspOfImage,
+}
+
 /// What is wrong with a farm's two.
 pub(super) fn check(lts: Option<&LtspFile>, ltsp: Option<&LtspFile>) -> Vec<Problem> {
     let mut problems: Vec<_> = lts.map(|file| file.check("spec.ltsConf")).unwrap_or_default();

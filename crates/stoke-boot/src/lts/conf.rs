@@ -1,12 +1,16 @@
 //! A farm's configuration of LTSP, of either generation.
 
-use stoke_api::objects::FarmSpec;
+use stoke_api::objects::{Compatibility, FarmSpec, FileEntry, FileMode, LtspFile};
 
 use super::lts_conf::LtsConf;
 use super::ltsp_conf::LtspConf;
 use super::report::{self, Row};
 use super::translate::{Generation, Translation, known_values, translate};
 use super::{Finding, Machine, Source};
+
+/// Where the node has its file.
+const FIVE: &str = "/etc/lts.conf";
+const LATER: &str = "/etc/ltsp/ltsp.conf";
 
 /// A parsed configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +24,13 @@ pub enum Conf {
 impl Conf {
     /// That of a farm, if it has one.
     pub fn of_farm(farm: &FarmSpec) -> Option<Self> {
-        let five = farm.lts_conf.as_ref().map(|file| (file, "lts.conf", Generation::Five));
-        let later = || farm.ltsp_conf.as_ref().map(|file| (file, "ltsp.conf", Generation::Later));
+        Self::of_files(farm.lts_conf.as_ref(), farm.ltsp_conf.as_ref())
+    }
+
+    /// The one that is there: of LTSP 5, or of a later one.
+    pub fn of_files(lts: Option<&LtspFile>, ltsp: Option<&LtspFile>) -> Option<Self> {
+        let five = lts.map(|file| (file, "lts.conf", Generation::Five));
+        let later = || ltsp.map(|file| (file, "ltsp.conf", Generation::Later));
         let (text, name, generation) = five.or_else(later)?;
         let content = text.content.as_deref()?;
         Some(Self::parse(generation, Source { name: &text.name(name), text: content, included: &text.included }))
@@ -35,21 +44,27 @@ impl Conf {
         }
     }
 
-    /// What it means for a machine.
+    /// What it means for a machine. The node has the file, too, where LTSP has it.
     pub fn translate(&self, machine: &Machine<'_>) -> Translation {
-        match self {
+        let (mut out, path, text) = match self {
             Self::Five(conf) => {
                 let values = known_values(&conf.resolve(machine), machine);
-                translate(&values, machine, Generation::Five, None)
+                (translate(&values, machine, Generation::Five, None), FIVE, &conf.text)
             }
             Self::Later(conf) => {
                 let evaluated = conf.evaluate(machine);
                 let code = evaluated.code.as_deref();
-                let mut out = translate(&evaluated.values, machine, Generation::Later, code);
-                out.findings.extend(evaluated.findings);
-                out
+                (translate(&evaluated.values, machine, Generation::Later, code), LATER, &conf.text)
             }
+        };
+        let is_empty = text.trim().is_empty();
+        out.config.compatibility = Some(if is_empty { Compatibility::LtspOfImage } else { Compatibility::Ltsp });
+        if !is_empty {
+            // It may name tokens: LTSP served it to whoever asked, but on the node it is root's.
+            let (path, content, mode) = (path.to_owned(), Some(text.to_string()), Some(FileMode(0o600)));
+            out.config.files.push(FileEntry { path, content, mode, ..FileEntry::default() });
         }
+        out
     }
 
     /// What cannot be understood, whichever machine it is for.

@@ -10,7 +10,7 @@
 //! A section inherits what its `LIKE` names before its own lines count. `NONE` as a value takes the variable away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::pattern;
 use super::{Assignment, Finding, Machine, Place, Source};
@@ -23,6 +23,8 @@ const DEFAULT: &str = "default";
 /// A parsed file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LtsConf {
+    /// The file itself.
+    pub text: Arc<str>,
     /// Its sections in the order in which they begin. Two of the same name are both here.
     pub sections: Vec<Section>,
     /// What is wrong in it.
@@ -33,7 +35,7 @@ pub struct LtsConf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     /// Its name in lower case; empty for lines before the first section.
-    pub name: Rc<str>,
+    pub name: Arc<str>,
     /// Where it begins.
     pub place: Place,
     /// What it sets, `LIKE` too, in the order of the lines.
@@ -46,13 +48,18 @@ pub struct Resolved {
     /// By variable, what it is set to and where.
     pub values: BTreeMap<String, Assignment>,
     /// The sections that hold, the lowest first.
-    pub sections: Vec<Rc<str>>,
+    pub sections: Vec<Arc<str>>,
 }
 
 impl LtsConf {
     /// Reads a file with all that it includes. What cannot be understood is left out and found.
     pub fn parse(source: Source<'_>) -> Self {
-        let mut reader = Reader { source, conf: Self::default(), including: Vec::new(), includes: 0 };
+        let mut reader = Reader {
+            source,
+            conf: Self { text: source.text.into(), ..Self::default() },
+            including: Vec::new(),
+            includes: 0,
+        };
         reader.file(source.name, source.text);
         reader.conf
     }
@@ -77,7 +84,7 @@ impl LtsConf {
         resolved
     }
 
-    fn first_wildcard(&self, identities: &[String]) -> Option<Rc<str>> {
+    fn first_wildcard(&self, identities: &[String]) -> Option<Arc<str>> {
         let holds = |section: &&Section| {
             pattern::is_pattern(&section.name) && identities.iter().any(|name| pattern::matches(&section.name, name))
         };
@@ -146,7 +153,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&mut self, name: &str, text: &str) {
         self.including.push(name.to_owned());
-        let file: Rc<str> = name.into();
+        let file: Arc<str> = name.into();
         for (number, line) in (1..).zip(text.lines()) {
             self.line(line.trim(), &Place { file: file.clone(), line: number });
         }

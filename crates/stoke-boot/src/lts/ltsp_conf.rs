@@ -10,15 +10,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::shell::{Statement, statements, value_of};
 use super::translate::{Value, Values};
-use super::{Assignment, Finding, Machine, Place, Source, pattern};
+use super::{Assignment, Machine, Place, Source, pattern};
 
 /// A parsed file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LtspConf {
+    /// The file itself.
+    pub text: Arc<str>,
     /// Its sections; the lines before the first are a section without a name.
     pub sections: Vec<Section>,
 }
@@ -27,7 +29,7 @@ pub struct LtspConf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     /// Its name in lower case: a pattern.
-    pub name: Rc<str>,
+    pub name: Arc<str>,
     /// Where it begins.
     pub place: Place,
     /// Its lines.
@@ -41,11 +43,9 @@ pub struct Evaluated {
     /// The variables.
     pub values: Values,
     /// The sections that hold.
-    pub sections: Vec<Rc<str>>,
+    pub sections: Vec<Arc<str>>,
     /// The sections as functions of a shell and the calls of them; `None` if there is nothing that only a shell can tell.
     pub code: Option<String>,
-    /// What cannot be as it is written.
-    pub findings: Vec<Finding>,
 }
 
 /// The applets of LTSP that have something to do here.
@@ -58,8 +58,8 @@ const MENU_KEYS: [&str; 1] = ["KERNEL_PARAMETERS"];
 impl LtspConf {
     /// Reads a file.
     pub fn parse(source: Source<'_>) -> Self {
-        let file: Rc<str> = source.name.into();
-        let mut conf = Self::default();
+        let file: Arc<str> = source.name.into();
+        let mut conf = Self { text: source.text.into(), ..Self::default() };
         let place = |line| Place { file: file.clone(), line };
         let mut section = Section { name: "".into(), place: place(1), body: String::new(), statements: Vec::new() };
         for (number, line) in (1..).zip(source.text.lines()) {
@@ -111,7 +111,7 @@ impl LtspConf {
     }
 
     /// Statements that are neither assignments nor calls of sections, with the section and what they set.
-    pub fn code_lines(&self) -> Vec<(Rc<str>, Place, String)> {
+    pub fn code_lines(&self) -> Vec<(Arc<str>, Place, String)> {
         let code = |section: &Section, statement: &Statement| match statement {
             Statement::Code { text, line, .. } if called(text).is_none() => {
                 Some((section.name.clone(), section.at(*line), text.lines().next().unwrap_or_default().to_owned()))
@@ -122,6 +122,22 @@ impl LtspConf {
             .iter()
             .flat_map(|section| section.statements.iter().filter_map(move |statement| code(section, statement)))
             .collect()
+    }
+
+    /// Inclusions of sections that are not there.
+    pub fn missing_sections(&self) -> Vec<(Arc<str>, Place, String)> {
+        let mut missing = Vec::new();
+        for section in &self.sections {
+            for statement in &section.statements {
+                if let Statement::Code { text, line, .. } = statement
+                    && let Some(id) = called(text)
+                    && self.sections.iter().all(|other| identifier(&other.name) != id)
+                {
+                    missing.push((section.name.clone(), section.at(*line), id.to_owned()));
+                }
+            }
+        }
+        missing
     }
 
     fn needs_shell(&self, evaluated: &Evaluated) -> bool {
@@ -208,7 +224,7 @@ impl<'a> Run<'a> {
             match statement {
                 Statement::Set { name, word, line } => self.set(section, name, word, *line),
                 Statement::Code { text, line, sets } => match called(text) {
-                    Some(id) => self.include(section, id, *line),
+                    Some(id) => self.include(id),
                     None => sets.iter().for_each(|name| self.untold(section, name, *line)),
                 },
             }
@@ -236,13 +252,11 @@ impl<'a> Run<'a> {
         self.out.values.insert(name.to_owned(), Value { assignment, text: None });
     }
 
-    fn include(&mut self, from: &Section, id: &str, line: usize) {
-        let found = self.conf.sections.iter().find(|section| identifier(&section.name) == id);
-        if let Some(section) = found {
-            return self.section(section);
+    /// Runs a section by its name as part of a function's; LTSP goes on if there is none.
+    fn include(&mut self, id: &str) {
+        if let Some(section) = self.conf.sections.iter().find(|section| identifier(&section.name) == id) {
+            self.section(section);
         }
-        let message = format!("there is no section that INCLUDE={id} could mean");
-        self.out.findings.push(Finding { place: from.at(line), message });
     }
 
     /// What the boot menu was made of: of the server's section, then of the machine's own.
@@ -329,9 +343,10 @@ mod tests {
         let text = "[pc01|pc02]\nINCLUDE=tag_one\nINCLUDE = \"tag-two\"\nINCLUDE=missing\nA=own\n[pc0*]\nA=wide\nB=wide\n\
                     [tag_one]\nA=one\nC=one\nINCLUDE=tag_two\n[tag-two]\nD=two\nINCLUDE=tag_one\n";
         assert_eq!(values(text, "pc02"), "A=own C=one D=two");
-        let findings = evaluated(text, "pc02").findings;
-        assert_eq!(findings[0].message, "there is no section that INCLUDE=missing could mean");
-        assert_eq!(findings[0].place.to_string(), "ltsp.conf:4");
+        let conf = LtspConf::parse(Source { name: "ltsp.conf", text, included: &BTreeMap::new() });
+        let missing: Vec<_> =
+            conf.missing_sections().into_iter().map(|(_, place, id)| format!("{place} {id}")).collect();
+        assert_eq!(missing, ["ltsp.conf:4 missing"]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod translate;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stoke_api::MacAddr;
 
@@ -50,7 +50,7 @@ pub struct Source<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The file.
-    pub file: Rc<str>,
+    pub file: Arc<str>,
     /// The line, from 1.
     pub line: usize,
 }
@@ -80,7 +80,7 @@ pub struct Assignment {
     /// Where.
     pub place: Place,
     /// The section, as it is written.
-    pub section: Rc<str>,
+    pub section: Arc<str>,
 }
 
 /// The machine whose values are asked for.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stoke_api::MacAddr;
 
 use super::expand::expand;
-use super::keys::{Fate, fate};
+use super::keys::{Fate, REMOVING_FUNCTIONS, fate};
 use super::lts_conf::LtsConf;
 use super::ltsp_conf::LtspConf;
 use super::translate::{Generation, Value, Values, translate};
@@ -19,7 +19,7 @@ pub struct Row {
     /// Where.
     pub place: Place,
     /// The section that it is in.
-    pub section: Rc<str>,
+    pub section: Arc<str>,
     /// The key; of code its first line.
     pub key: String,
     /// What becomes of it.
@@ -40,7 +40,7 @@ pub fn of_lts_conf(conf: &LtsConf) -> Vec<Row> {
         let named = line.map(|assignment| super::keys::likes(&assignment.value)).unwrap_or_default();
         let missing = |name: &&String| conf.sections.iter().all(|section| *section.name != ***name);
         if let Some(missing) = named.iter().find(missing) {
-            row.fate = Fate::Wrong(format!("there is no section [{missing}]"));
+            row.fate = Fate::Nothing(format!("there is no section [{missing}]"));
         }
     }
     rows
@@ -59,6 +59,11 @@ pub fn of_ltsp_conf(conf: &LtspConf) -> Vec<Row> {
         Row { place, section, key, fate }
     });
     all.extend(code);
+    let missing = conf.missing_sections().into_iter().map(|(section, place, id)| {
+        let (key, fate) = (format!("INCLUDE={id}"), Fate::Nothing("there is no such section".to_owned()));
+        Row { place, section, key, fate }
+    });
+    all.extend(missing);
     all.sort();
     all
 }
@@ -103,7 +108,16 @@ fn row(
     let message =
         wrong.map(|message| message.strip_prefix(&format!("{}: ", assignment.key)).unwrap_or(&message).to_owned());
     let fate = message.map_or_else(|| fate(&assignment.key), Fate::Wrong);
+    let fate = omitted(assignment).map_or(fate, Fate::Nothing);
     Row { place: assignment.place.clone(), section: assignment.section.clone(), key: assignment.key.clone(), fate }
+}
+
+/// Functions that a line omits and that nothing here does.
+fn omitted(assignment: &Assignment) -> Option<String> {
+    let is_known = |name: &&str| REMOVING_FUNCTIONS.contains(name);
+    let unknown: Vec<_> = assignment.value.split_whitespace().filter(|name| !is_known(name)).collect();
+    (assignment.key == "OMIT_FUNCTIONS" && !unknown.is_empty())
+        .then(|| format!("nothing here does what {} did, so there is nothing to omit", unknown.join(", ")))
 }
 
 #[cfg(test)]
@@ -124,7 +138,7 @@ mod tests {
         assert!(fates[1].starts_with("3 SCREEN_07 Nothing(\"it is about desktops"));
         assert_eq!(fates[2], "4 HOSTS_1 Wrong(\"\\\"nonsense\\\" is no address\")");
         assert_eq!(fates[3], "5 MINE Variable");
-        assert_eq!(fates[4], "7 LIKE Wrong(\"there is no section [gone]\")");
+        assert_eq!(fates[4], "7 LIKE Nothing(\"there is no section [gone]\")");
         assert_eq!(fates[5], "8 HOSTNAME Field(\"hostname\")");
         assert_eq!(fates.len(), 6);
     }

@@ -186,7 +186,7 @@ impl Builder<'_> {
             Rule::KernelParameters => config.kernel_arguments = words(text),
             Rule::SyslogHost => self.syslog(text)?,
             Rule::Crontab => self.crontab.extend([text, "\n"]),
-            _ => self.switch(assignment, rule, text)?,
+            _ => self.switch(assignment, rule, text),
         }
         Ok(self.path_of(rule).to_owned())
     }
@@ -218,13 +218,13 @@ impl Builder<'_> {
     }
 
     /// Keys that are no value of a field.
-    fn switch(&mut self, assignment: &Assignment, rule: Rule, text: &str) -> Result<(), String> {
+    fn switch(&mut self, assignment: &Assignment, rule: Rule, text: &str) {
         match rule {
             Rule::ToRam if is_true(text) => self.out.root = Some(RootMode::Ram),
             Rule::Keep => self.kept.extend(services(text)),
             Rule::Remove => self.removed.extend(services(text)),
             Rule::Disable => self.disabled.extend(services(text)),
-            Rule::OmitFunctions => self.omit(text)?,
+            Rule::OmitFunctions => self.omit(text),
             Rule::OverlayDir => self.program.tasks.push(Task::Overlay),
             Rule::RemoveLowRam => self.program.tasks.push(Task::RemoveLowRam),
             Rule::LocalSwap if is_true(text) => self.program.tasks.push(Task::LocalSwap),
@@ -234,21 +234,13 @@ impl Builder<'_> {
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// Functions of LTSP that shall do nothing.
-    fn omit(&mut self, text: &str) -> Result<(), String> {
-        let functions = words(text);
-        if functions.iter().any(|name| keys::REMOVING_FUNCTIONS.contains(&name.as_str())) {
+    fn omit(&mut self, text: &str) {
+        if words(text).iter().any(|name| keys::REMOVING_FUNCTIONS.contains(&name.as_str())) {
             self.removes = false;
         }
-        let others: Vec<_> =
-            functions.into_iter().filter(|name| !keys::REMOVING_FUNCTIONS.contains(&name.as_str())).collect();
-        if others.is_empty() {
-            return Ok(());
-        }
-        Err(format!("there is nothing here that does what {} did, so nothing to omit", others.join(", ")))
     }
 
     /// Servers by name or address; `auto` and `server` mean the farm.

@@ -11,8 +11,7 @@ use crate::failure::{BadFiles, Failure};
 use crate::output::{self, Table};
 
 pub(crate) fn run(import: &FarmImport) -> anyhow::Result<ExitCode> {
-    let names =
-        Names { farm: import.farm.to_string(), lan: import.lan.to_string(), image: import.image.to_string() };
+    let names = Names { farm: import.farm.to_string(), lan: import.lan.to_string(), image: import.image.to_string() };
     let mut draft = Draft::new(names);
     for file in &import.files {
         add(&mut draft, file)?;
@@ -37,7 +36,10 @@ fn add(draft: &mut Draft, file: &Path) -> anyhow::Result<()> {
     }
     for document in load::load_documents(file, &text).map_err(BadFiles)? {
         draft.add_document(&name, document).map_err(|unknown| {
-            Failure::hinted(format!("{name}: {}", unknown.message), "stoke farm import --help says what can be imported")
+            Failure::hinted(
+                format!("{name}: {}", unknown.message),
+                "stoke farm import --help says what can be imported",
+            )
         })?;
     }
     Ok(())
