@@ -31,14 +31,14 @@ use stoke_api::Digest;
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::BlobRef;
 
-pub use archive::ArchiveError;
+pub use archive::{Accept, ArchiveError};
 pub use contents::{Content, Fault};
 pub use incoming::{Incoming, IncomingError};
 pub use layout::Package;
 pub(crate) use layout::{Descriptor, ImageConfig, Index, Manifest};
 pub use prune::Pruned;
 pub(crate) use publish::{Draft, Part, media};
-pub use signatures::{ImageSignature, payload, signed_digest};
+pub use signatures::{Attached, ImageSignature, payload, signed_digest};
 pub use versions::Version;
 pub(crate) use workspace::Workspace;
 

@@ -13,7 +13,7 @@ use stoke_api::report::BuiltImage;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::layout::{DERIVED_FROM, HANDED_OUT, INPUTS, KEPT, NAME, OCI_LAYOUT, PUBLISHED};
-use super::{Descriptor, Incoming, IncomingError, Index, Store, StoreError, media};
+use super::{Descriptor, ImageSignature, Incoming, IncomingError, Index, Store, StoreError, media};
 
 /// Bound of `index.json` and `oci-layout`.
 const LARGEST_INDEX: u64 = 4 << 20;
@@ -44,10 +44,16 @@ pub enum ArchiveError {
     /// It does not say what its image is called, or says it of several.
     #[error("the archive holds {0} versions; import it without --name, or one by one")]
     Ambiguous(usize),
+    /// The caller does not want it.
+    #[error("{0}")]
+    Refused(String),
     /// The image has no name.
     #[error("the archive does not say what its image is called; name it with --name")]
     Nameless,
 }
+
+/// Whether a version may be published with these signatures; if not, why.
+pub type Accept<'a> = dyn FnMut(&Digest, &[ImageSignature]) -> Result<(), String> + 'a;
 
 impl From<StoreError> for ArchiveError {
     fn from(error: StoreError) -> Self {
@@ -99,14 +105,16 @@ impl Store {
     }
 
     /// Takes in the versions of an OCI archive, each as the newest of its image: of the one that the archive names, or of
-    /// `name`. `read` is told of each blob's bytes.
+    /// `name`. `accept` is asked for each whether it may be published with its signatures; `read` is told of each blob's
+    /// bytes.
     ///
     /// # Errors
-    /// If it is no archive of netboot images, or not what its digests say. Nothing is published then.
+    /// If it is no archive of netboot images, not what its digests say, or not accepted. Nothing is published then.
     pub fn import(
         &self,
         from: impl Read,
         name: Option<&str>,
+        accept: &mut Accept<'_>,
         read: &mut dyn FnMut(u64),
     ) -> Result<Vec<(String, BuiltImage)>, ArchiveError> {
         let mut incoming = Incoming::begin(self)?;
@@ -118,17 +126,23 @@ impl Store {
         if name.is_some() && versions.len() > 1 {
             return Err(ArchiveError::Ambiguous(versions.len()));
         }
-        let mut published = Vec::new();
+        let mut accepted = Vec::new();
         for entry in versions {
             let name = name.or_else(|| entry.annotation(NAME)).ok_or(ArchiveError::Nameless)?;
-            published.push((name.to_owned(), incoming.publish(name, &entry.digest)?));
-        }
-        for (_, image) in &published {
-            for entry in index.manifests.iter().filter(|entry| entry.digest != image.digest) {
-                for signature in incoming.signatures(&entry.digest, &image.digest)? {
-                    self.add_signature(&image.digest, &signature)?;
-                }
+            let mut signatures = Vec::new();
+            for other in index.manifests.iter().filter(|other| other.digest != entry.digest) {
+                signatures.extend(incoming.signatures(&other.digest, &entry.digest)?);
             }
+            accept(&entry.digest, &signatures).map_err(ArchiveError::Refused)?;
+            accepted.push((name.to_owned(), entry.digest, signatures));
+        }
+        let mut published = Vec::new();
+        for (name, version, signatures) in accepted {
+            let image = incoming.publish(&name, &version)?;
+            for signature in &signatures {
+                self.add_signature(&version, signature)?;
+            }
+            published.push((name, image));
         }
         Ok(published)
     }

@@ -125,6 +125,7 @@ fn content(part: &Descriptor) -> Content {
         (media::ROOT, "root"),
         (media::UKI, "unified kernel image"),
         (media::PACKAGES, "package list"),
+        (media::SBOM, "bill of materials"),
     ];
     let word = words.iter().find(|(media_type, _)| *media_type == part.media_type).map(|(_, word)| *word);
     Content {

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use stoke_api::Digest;
+use stoke_api::workload::BlobRef;
 
 use super::layout::MANIFEST;
 use super::publish::{entry, manifest};
@@ -39,6 +40,17 @@ pub struct ImageSignature {
     pub payload: Vec<u8>,
     /// The signature over it.
     pub signature: Vec<u8>,
+}
+
+/// Something that is attached to a version, and travels with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its manifest.
+    pub manifest: BlobRef,
+    /// What it is.
+    pub artifact_type: String,
+    /// What its manifest needs.
+    pub blobs: Vec<BlobRef>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,7 +101,7 @@ pub fn signed_digest(payload: &[u8]) -> Option<Digest> {
 
 impl ImageSignature {
     /// The layers that hold signatures in a manifest: of ours, or one that cosign wrote.
-    pub fn layers(manifest: &[u8]) -> Vec<(stoke_api::workload::BlobRef, Vec<u8>)> {
+    pub fn layers(manifest: &[u8]) -> Vec<(BlobRef, Vec<u8>)> {
         let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else { return Vec::new() };
         let layers = manifest.layers.iter().filter(|layer| layer.media_type == media::PAYLOAD);
         let layers = layers.filter(|layer| layer.size <= LARGEST_PAYLOAD);
@@ -100,7 +112,7 @@ impl ImageSignature {
     /// ([`tag`](Self::tag)), and the blobs that it needs.
     pub fn detached(signatures: &[Self]) -> (Vec<u8>, Vec<Vec<u8>>) {
         let config = br"{}".to_vec();
-        let blob = |content: &[u8]| stoke_api::workload::BlobRef {
+        let blob = |content: &[u8]| BlobRef {
             digest: Digest(<sha2::Sha256 as sha2::Digest>::digest(content).into()),
             size: content.len() as u64,
         };
@@ -124,7 +136,7 @@ impl ImageSignature {
     }
 }
 
-fn layer(payload: &stoke_api::workload::BlobRef, signature: &[u8]) -> Descriptor {
+fn layer(payload: &BlobRef, signature: &[u8]) -> Descriptor {
     let mut layer = Descriptor::new(media::PAYLOAD, payload);
     layer.annotations = BTreeMap::from([(SIGNATURE.to_owned(), STANDARD.encode(signature))]);
     layer
@@ -168,6 +180,20 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// What is attached to a version and travels with it, signatures among it.
+    ///
+    /// # Errors
+    /// If the store is damaged.
+    pub fn attached_to(&self, version: &Digest) -> Result<Vec<Attached>, StoreError> {
+        let attachments = self.attachments(&self.index()?, version)?;
+        let attached = attachments.into_iter().map(|(entry, manifest)| Attached {
+            manifest: entry.blob(),
+            blobs: manifest.parts().map(Descriptor::blob).collect(),
+            artifact_type: manifest.artifact_type,
+        });
+        Ok(attached.collect())
     }
 
     /// What is attached to a version and travels with it: all but what farms of this installation made of it.

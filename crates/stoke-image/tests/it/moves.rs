@@ -206,7 +206,7 @@ fn an_archive_brings_a_version_and_its_signatures_elsewhere() {
     let archive = exported(&here, &image);
     assert_eq!(exported(&here, &image), archive, "the same version makes the same archive");
     let mut read = 0;
-    let published = there.import(archive.as_slice(), None, &mut |bytes| read += bytes).unwrap();
+    let published = there.import(archive.as_slice(), None, &mut |_, _| Ok(()), &mut |bytes| read += bytes).unwrap();
     assert_eq!(
         published.iter().map(|(name, image)| (name.as_str(), image.digest)).collect::<Vec<_>>(),
         [(NAME, image.digest)]
@@ -215,7 +215,7 @@ fn an_archive_brings_a_version_and_its_signatures_elsewhere() {
     assert_eq!(there.signatures(&image.digest).unwrap(), [signature(&image.digest)]);
     assert!(there.check(&published[0].1, &mut |_| ()).unwrap().is_empty());
     assert!(!there.versions(NAME).unwrap()[0].kept, "what people decided elsewhere does not travel");
-    there.import(archive.as_slice(), Some("default/copy"), &mut |_| ()).unwrap();
+    there.import(archive.as_slice(), Some("default/copy"), &mut |_, _| Ok(()), &mut |_| ()).unwrap();
     assert_eq!(there.names().unwrap().into_iter().collect::<Vec<_>>(), ["default/copy", NAME]);
     assert_eq!(weight(&there).1, 0);
 }
@@ -271,11 +271,12 @@ fn an_archive_with_anything_else_in_it_is_refused_and_leaves_nothing() {
         (&[(EntryType::Regular, "oci-layout", b"{}")], "it has no index.json"),
     ];
     for (entries, wanted) in bad {
-        let error = store.import(archive(entries).as_slice(), None, &mut |_| ()).unwrap_err().to_string();
+        let error =
+            store.import(archive(entries).as_slice(), None, &mut |_, _| Ok(()), &mut |_| ()).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}: {wanted}");
     }
     for broken in [&b"not a tar"[..], &[0xff; 2048]] {
-        assert!(store.import(broken, None, &mut |_| ()).is_err());
+        assert!(store.import(broken, None, &mut |_, _| Ok(()), &mut |_| ()).is_err());
     }
     assert_eq!(weight(&store), (0, 0));
     assert!(store.names().unwrap().is_empty());
@@ -288,13 +289,13 @@ fn an_archive_that_is_cut_or_changed_publishes_nothing() {
     let (here, there) = (store(&here), store(&there));
     let whole = exported(&here, &publish(&here, NAME, "one"));
     let cut = whole.get(..whole.len() / 2).unwrap();
-    assert!(there.import(cut, None, &mut |_| ()).is_err());
+    assert!(there.import(cut, None, &mut |_, _| Ok(()), &mut |_| ()).is_err());
     let at = whole.windows(9).position(|window| window == b"initramfs").unwrap();
     // The last one: names of media types come first, in the manifest.
     let at = whole.windows(13).rposition(|window| window == b"initramfs one").unwrap_or(at);
     let mut changed = whole.clone();
     changed[at] ^= 1;
-    let error = there.import(changed.as_slice(), None, &mut |_| ()).unwrap_err();
+    let error = there.import(changed.as_slice(), None, &mut |_, _| Ok(()), &mut |_| ()).unwrap_err();
     assert!(matches!(error, ArchiveError::Incoming(IncomingError::Tampered { .. })), "{error}");
     assert_eq!((weight(&there), there.names().unwrap().len()), ((0, 0), 0));
 }
@@ -356,8 +357,8 @@ fn an_archive_without_a_name_needs_one() {
         nameless.append_data(&mut header, path, content.as_slice()).unwrap();
     }
     let nameless = nameless.into_inner().unwrap();
-    let error = there.import(nameless.as_slice(), None, &mut |_| ()).unwrap_err();
+    let error = there.import(nameless.as_slice(), None, &mut |_, _| Ok(()), &mut |_| ()).unwrap_err();
     assert!(matches!(error, ArchiveError::Nameless), "{error}");
-    there.import(nameless.as_slice(), Some("default/named"), &mut |_| ()).unwrap();
+    there.import(nameless.as_slice(), Some("default/named"), &mut |_, _| Ok(()), &mut |_| ()).unwrap();
     assert_eq!(there.versions("default/named").unwrap()[0].image.digest, image.digest);
 }
