@@ -6,6 +6,7 @@ mod boot;
 mod dhcp;
 mod farm;
 mod http;
+mod image;
 mod nbd;
 mod peers;
 mod processor;
@@ -46,6 +47,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("http", http::run),
     ("tftp", tftp::run),
     ("nbd", nbd::run),
+    ("image", image::run),
 ];
 
 fn main() -> Result<()> {

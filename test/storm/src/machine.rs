@@ -245,6 +245,7 @@ fn say_hello(lab: &Lab, machine: Machine, address: Ipv4Addr, farms: &[String]) -
         product: "simulated".into(),
         uptime_ms: 1000,
         orders_seen: None,
+        config_generation: stoke_api::objects::NodeConfig::GENERATION,
     };
     let begin = Instant::now();
     loop {
