@@ -11,6 +11,8 @@ mod locks;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod trees;

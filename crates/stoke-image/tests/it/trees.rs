@@ -101,7 +101,7 @@ pub(crate) fn upper() -> Tar {
         .link(EntryType::Link, "etc/also-linked", "etc/linked")
 }
 
-fn layers() -> [Vec<u8>; 2] {
+pub(crate) fn layers() -> [Vec<u8>; 2] {
     [lower().end(), upper().file("etc/.wh.removed", 0o644, b"").end()]
 }
 
