@@ -85,6 +85,13 @@ impl Plan {
                 baked.root.blob
             );
         }
+        if baked.built_at < manifest.minimum_built_at {
+            bail!(
+                "this image is of {} and the farm's minimum of {} (seconds since 1970): too old to be booted",
+                baked.built_at,
+                manifest.minimum_built_at
+            );
+        }
         let offline = manifest.mode == Mode::Disk && manifest.disk.as_ref().is_some_and(|disk| disk.offline);
         Ok(Self {
             keep: offline.then(|| Box::new(manifest.clone())),

@@ -173,6 +173,9 @@ pub struct Manifest {
     /// Number of the last order before this session.
     #[serde(default)]
     pub orders: u64,
+    /// A node whose image is older than this ([`Baked::built_at`]) does not boot it.
+    #[serde(default)]
+    pub minimum_built_at: u64,
     /// Whether there are secrets for the node, and what it has to show for them.
     #[serde(default)]
     pub trust: crate::trust::TrustTerms,

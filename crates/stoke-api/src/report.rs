@@ -256,6 +256,9 @@ pub struct BuiltImage {
     pub root: crate::node::RootInfo,
     /// Kernel arguments.
     pub kernel_arguments: Vec<String>,
+    /// When the newest of what is in it was made, in seconds since 1970; 0 if that was not recorded.
+    #[serde(default)]
+    pub built_at: u64,
 }
 
 impl BuiltImage {
@@ -270,6 +273,7 @@ impl BuiltImage {
             uki,
             root: self.root.clone(),
             kernel_arguments: self.kernel_arguments.clone(),
+            built_at: self.built_at,
         }
     }
 }

@@ -108,6 +108,7 @@ pub(crate) mod tests {
             uki: None,
             root: RootInfo { format: RootFormat::Squashfs, blob: Digest([5; 32]), size: 8192, verity },
             kernel_arguments: vec!["console=ttyS0,115200".into(), "panic=10".into()],
+            built_at: 0,
         }
     }
 

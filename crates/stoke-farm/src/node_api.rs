@@ -56,6 +56,8 @@ enum Refusal {
         "your initramfs belongs to root {0}, which no image of this farm has any more; boot again over the network"
     )]
     Root(String),
+    #[error("version {0} is below this farm's minimum (minimumVersion); boot again over the network")]
+    TooOld(String),
     #[error("many nodes copy this image now")]
     Wait(u64),
     #[error("the farm cannot write your session down: {0:#}")]
@@ -67,7 +69,7 @@ impl Refusal {
         match self {
             Self::Protocol(_) => StatusCode::UPGRADE_REQUIRED,
             Self::Unknown(_) => StatusCode::FORBIDDEN,
-            Self::Root(_) => StatusCode::CONFLICT,
+            Self::Root(_) | Self::TooOld(_) => StatusCode::CONFLICT,
             Self::NoImage | Self::Wait(_) | Self::Journal(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -124,6 +126,10 @@ async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
     let expected = farm.with_sessions(|sessions| sessions.expected(&key, hello));
     let image = serving.image_with(&identity, expected, |image| image.root.blob == hello.root);
     let image = image.ok_or_else(|| Refusal::Root(hello.root.short()))?;
+    // One that runs goes on until it is rebooted.
+    if image.built_at < serving.config.minimum_built_at && hello.orders_seen.is_none() {
+        return Err(Refusal::TooOld(image.digest.short()));
+    }
     let givers = givers(farm, &serving, &identity, image, hello)?;
     let (config, remarks) = config_for(&serving, &identity, hello);
     let greeting = Greeting {
@@ -231,6 +237,7 @@ fn manifest(serving: &Serving, identity: &Identity<'_>, image: &FarmImage, node:
         hot: Vec::new(),
         serve_peers: config.peers,
         orders: node.reboots_done,
+        minimum_built_at: config.minimum_built_at,
         trust: trust_terms(serving, identity, node),
     }
 }

@@ -205,6 +205,7 @@ impl<'a> Job<'a> {
             kernel_version: kernel.version.clone(),
             kernel_arguments: kernel_arguments(self.form).split(' ').map(str::to_owned).collect(),
             root: root.info,
+            built_at: scan.newest,
         };
         let draft = Draft { name: name.to_owned(), inputs: self.inputs, config, parts };
         let image = self.bench.store.publish(&draft)?;

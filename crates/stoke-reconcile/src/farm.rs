@@ -17,7 +17,7 @@ use crate::observed::{Desired, FarmPartRequest};
 use crate::signed::{signatures, signed};
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Farm, View, sibling};
-use crate::{image, lan, ltsp, machine, rehearsal, rollout, server, trust};
+use crate::{image, lan, ltsp, machine, minimum, rehearsal, rollout, server, trust};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
     request_parts(view, reference, farm, desired);
@@ -28,7 +28,8 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
             desired.workloads.push(Workload { owner: reference.clone(), role: Role::Farm(config) });
         }
     }
-    let images = images(view, reference, farm);
+    let minimum = minimum::of_farm(view, reference, farm);
+    let images = minimum::without_older(images(view, reference, farm), minimum.as_ref());
     let nodes = nodes(view, reference, farm);
     let ready = |node: &&FarmNode| match view.machine(&node.owner) {
         // A machine that was switched off or reset tells the farm nothing: only its stoke-vm knows.
@@ -46,6 +47,7 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
         image: rollout.as_ref().map(|rollout| rollout.handed_out),
         nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         ready_nodes: u32::try_from(nodes.iter().filter(ready).count()).unwrap_or(u32::MAX),
+        minimum: minimum.and_then(Result::ok),
         rollout,
     };
     rollout::by_ssh(farm, desired);
@@ -108,7 +110,11 @@ fn versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<V
     signed(view, farm, all_versions(view, reference, farm)?)
 }
 
-fn all_versions<'a>(view: &View<'a>, reference: &ObjectRef, farm: &Farm) -> Result<&'a [BuiltImage], Waiting> {
+pub(crate) fn all_versions<'a>(
+    view: &View<'a>,
+    reference: &ObjectRef,
+    farm: &Farm,
+) -> Result<&'a [BuiltImage], Waiting> {
     image::versions(view, &sibling(reference, Kind::Image, &farm.spec.image))
 }
 
@@ -223,6 +229,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         images: served_images(view, reference, farm),
         nodes: nodes(view, reference, farm).into_iter().chain(rehearsal::node(view, reference, farm)).collect(),
         unknown_clients: farm.spec.unknown_clients,
+        minimum_built_at: minimum::built_at(minimum::of_farm(view, reference, farm).as_ref()),
         trust: farm.spec.trust,
         root: farm.spec.boot.root,
         config: with_access(view, farm.spec.config.clone()),
@@ -343,6 +350,7 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     lan::serves(view, &lan)
         .map_err(|why| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message)))?;
     versions(view, reference, farm)?;
+    minimum::of_farm(view, reference, farm).transpose()?;
     let images = served_images(view, reference, farm);
     let replicas = replica_names(view, reference, farm);
     let states: Vec<_> =

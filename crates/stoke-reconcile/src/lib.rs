@@ -19,6 +19,7 @@ mod image;
 mod lan;
 mod ltsp;
 mod machine;
+mod minimum;
 mod node_config;
 mod rehearsal;
 pub mod rollout;

@@ -81,6 +81,7 @@ fn version(byte: u8) -> BuiltImage {
         uki: Some(blob(3)),
         root: serde_json::from_value(root).unwrap(),
         kernel_arguments: vec![],
+        built_at: u64::from(byte),
     }
 }
 

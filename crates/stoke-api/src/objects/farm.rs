@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DiskRoot, FarmClass, Inventory, LtspFile, NbdTls, NodeConfig, NodeTpm, Problem, RolloutStatus, UpdateSpec,
+    DiskRoot, FarmClass, ImagePin, Inventory, LtspFile, MinimumVersion, NbdTls, NodeConfig, NodeTpm, Problem,
+    RolloutStatus, UpdateSpec,
 };
 use crate::Condition;
 use crate::names::{Digest, ObjectName};
@@ -33,6 +34,10 @@ pub struct FarmSpec {
     /// What a node must prove before it is given what is its own.
     #[serde(default)]
     pub trust: Trust,
+    /// The oldest version of its image that may still be booted: `NAME@sha256:…`, or `NAME:` and the first digits of its
+    /// digest. Older ones are refused, whoever asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_version: Option<ImagePin>,
     /// Configuration of all its nodes; a `Server`'s or `Machine`'s own goes over it.
     #[serde(default)]
     pub config: NodeConfig,
@@ -225,6 +230,9 @@ pub struct FarmStatus {
     /// Number of them that are ready.
     #[serde(default)]
     pub ready_nodes: u32,
+    /// The minimum that was found for `minimumVersion`. It holds when that version itself is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<MinimumVersion>,
     /// How far its nodes are with the image version that they shall have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
@@ -300,6 +308,10 @@ impl FarmSpec {
         problems.extend(self.update.iter().flat_map(|update| update.check("spec.update")));
         problems.extend(super::image_version::check_keys(&self.image_keys));
         problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
+        if let Some(pin) = self.minimum_version.as_ref().filter(|pin| pin.image != self.image) {
+            let message = format!("{pin} is a version of another image than {}", self.image);
+            problems.push(Problem::new("spec.minimumVersion", message));
+        }
         problems.extend(self.boot.check_disk());
         problems.extend(super::ltsp::check(self.lts_conf.as_ref(), self.ltsp_conf.as_ref()));
         match (self.boot.root, &self.boot.nfs) {

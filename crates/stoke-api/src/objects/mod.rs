@@ -49,7 +49,7 @@ pub use node_config::{
 pub use root_form::{Cleanup, Compression, RootForm, RootFormat};
 pub use secret::{SecretRef, SecretSource};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
-pub use trust::{Enrolment, NodeTpm, TpmSpec, Verdict};
+pub use trust::{Enrolment, MinimumVersion, NodeTpm, TpmSpec, Verdict};
 pub use update::{
     FAILED_BOOTS, HealthGate, ImagePin, NodeUpdate, RebootWay, Rehearsal, RehearsalPhase, RehearsalSpec, RolloutPhase,
     RolloutStatus, UpdatePhase, UpdateSpec,
@@ -151,6 +151,7 @@ pub struct Object<Spec, Status> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 #[expect(missing_docs, reason = "each is documented where its spec is")]
+#[expect(clippy::large_enum_variant, reason = "objects are few, and passed on by reference")]
 pub enum AnyObject {
     Image(Object<ImageSpec, ImageStatus>),
     Lan(Object<LanSpec, LanStatus>),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeConfig, SecretRef};
+use super::{ImagePin, NodeConfig, SecretRef};
 use crate::names::Digest;
 
 impl NodeConfig {
@@ -11,6 +11,16 @@ impl NodeConfig {
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         self.files.iter().filter_map(|file| file.secret.as_ref())
     }
+}
+
+/// The oldest version that may be booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MinimumVersion {
+    /// As it is written in `minimumVersion`.
+    pub version: ImagePin,
+    /// When the newest of what is in that version was made, in seconds since 1970.
+    pub built_at: u64,
 }
 
 /// The TPM that a server has, if its owner knows it beforehand.

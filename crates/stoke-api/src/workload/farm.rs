@@ -117,6 +117,9 @@ pub struct FarmConfig {
     pub nodes: Vec<FarmNode>,
     /// What machines get that no object names.
     pub unknown_clients: UnknownClients,
+    /// Versions that are older than this, in seconds since 1970, are not booted any more.
+    #[serde(default)]
+    pub minimum_built_at: u64,
     /// What nodes must prove before they get their secrets.
     #[serde(default)]
     pub trust: Trust,
@@ -182,6 +185,9 @@ pub struct FarmImage {
     pub root: RootInfo,
     /// Kernel arguments.
     pub kernel_arguments: Vec<String>,
+    /// When the newest of what is in it was made, in seconds since 1970; 0 if that is not known.
+    #[serde(default)]
+    pub built_at: u64,
 }
 
 /// A processor architecture, in Debian's words.

@@ -237,6 +237,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         uki: Some(store(&pattern(500_000, 4))),
         root: RootInfo { format: RootFormat::Squashfs, blob: root.digest, size: root.size, verity },
         kernel_arguments: vec!["console=ttyS0".to_owned()],
+        built_at: 1_700_000_000,
     };
     std::fs::write(folder.join("snponly.efi"), pattern(180_000, 6)).unwrap();
     let certified = rcgen::generate_simple_self_signed([address.to_string()]).unwrap();
@@ -263,6 +264,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         images: vec![image],
         nodes: vec![node("rack1-07", MAC)],
         unknown_clients: UnknownClients::Ignore,
+        minimum_built_at: 0,
         trust: stoke_api::objects::Trust::Network,
         root: RootMode::Auto,
         disk: None,

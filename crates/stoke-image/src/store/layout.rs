@@ -120,6 +120,9 @@ pub(crate) struct ImageConfig {
     pub(crate) kernel_version: String,
     pub(crate) kernel_arguments: Vec<String>,
     pub(crate) root: RootInfo,
+    /// As in [`stoke_api::node::Baked`]; 0 in versions that were built before it was recorded.
+    #[serde(default)]
+    pub(crate) built_at: u64,
 }
 
 /// A package that is installed in an image.

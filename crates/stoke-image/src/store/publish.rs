@@ -134,6 +134,7 @@ impl Store {
             uki: manifest.layer(media::UKI).map(Descriptor::blob),
             root: config.root,
             kernel_arguments: config.kernel_arguments,
+            built_at: config.built_at,
         })
     }
 }
