@@ -7,10 +7,9 @@ use anyhow::Context as _;
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stoke_api::control::{EnrollRequest, 
-    Applied, Apply, Down, Downed, FarmView, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest, Refused, RolloutAction,
-    RolloutRequest, Traced,
-    WatchEvent,
+use stoke_api::control::{
+    Applied, Apply, Down, Downed, EnrollRequest, FarmView, HostInfo, ObjectEvent, Planned, PowerAction, PowerRequest,
+    Refused, RolloutAction, RolloutRequest, Traced, WatchEvent,
 };
 use stoke_api::load::Finding;
 use stoke_api::{AnyObject, Kind, MacAddr, ObjectName, ObjectRef};

@@ -148,6 +148,10 @@ async fn begin(farm: &Arc<Farm>, hello: &Hello) -> Result<Manifest, Refusal> {
     farm.gate.greeted(std::iter::once(hello.boot_mac).chain(hello.macs.iter().copied()));
     let mut manifest = Manifest { config, ..manifest(&serving, &identity, image, &node) };
     manifest.http.splice(0..0, givers);
+    if manifest.mode == Mode::Disk && hello.config_generation == 0 {
+        // Nodes of the first generation do not know the word; their root can be had all the same.
+        manifest.mode = Mode::Nbd;
+    }
     if manifest.mode == Mode::Disk {
         farm.will_need_chunks(image.root.blob);
     }
@@ -310,7 +314,8 @@ async fn orders(State(farm): State<Arc<Farm>>, Query(asks): Query<Asks>) -> Resp
 
 /// What a node boots by kexec: what it would boot through its firmware.
 fn kexec(serving: &Serving, node: &FarmNode) -> Option<Kexec> {
-    let image = serving.image_for(&Identity::Known(node), Architecture::Amd64)?;
+    let identity = Identity::Known(node);
+    let image = serving.with_arguments(&identity, serving.image_for(&identity, Architecture::Amd64)?);
     let mac = node.macs.first().copied().unwrap_or(MacAddr([0; 6]));
     Some(Kexec {
         image: image.digest,

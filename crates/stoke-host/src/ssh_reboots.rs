@@ -16,7 +16,7 @@ use crate::store::LocalStore;
 
 const NOTE: &str = "ssh-reboots";
 /// How long a login may take. A system that goes down may never end it.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Of what ssh says, no more than this is told.
 const WORDS: usize = 300;
 

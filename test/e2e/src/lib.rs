@@ -2,6 +2,8 @@
 //!
 //! The tests are in `tests/`, one file for each promise. `cargo xtask test` runs them.
 
+mod versions;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 pub use testbed::cache;
 use testbed::{Installation, User, World, programs};
+pub use versions::{publish, publish_variant, withdraw_newest};
 
 /// How long a guest may take from power-on to ready: emulated, on a machine that does other things too.
 pub const BOOT_LIMIT: Duration = Duration::from_mins(10);

@@ -7,7 +7,7 @@ use serde_json::json;
 use stoke_api::control::{Change, WatchEvent};
 use stoke_api::meta::{DEFAULT_NAMESPACE, Truth};
 use stoke_api::objects::{FarmStatus, ImageStatus, LanStatus, MachineStatus, NodeState, Power};
-use stoke_api::{API_VERSION, AnyObject, Condition, Kind, ObjectName, ObjectRef};
+use stoke_api::{API_VERSION, AnyObject, Condition, Digest, Kind, ObjectName, ObjectRef};
 
 use crate::cli::{Format, Get};
 use crate::client::Client;
@@ -133,8 +133,8 @@ fn table(kind: Kind, objects: &[AnyObject], wide: bool, several: bool, now: jiff
 
 fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
     let (own, more): (&[_], &[_]) = match kind {
-        Kind::Machine => (&["PHASE", "POWER", "ADDRESS", "IMAGE"], &["ACCEL", "ROOT", "LINKS", "MESSAGE"]),
-        Kind::Server => (&["PHASE", "ADDRESS", "IMAGE"], &["ROOT", "FARM", "MACS", "MESSAGE"]),
+        Kind::Machine => (&["PHASE", "POWER", "ADDRESS", "IMAGE"], &["WANTED", "ACCEL", "ROOT", "LINKS", "MESSAGE"]),
+        Kind::Server => (&["PHASE", "ADDRESS", "IMAGE"], &["WANTED", "ROOT", "FARM", "MACS", "MESSAGE"]),
         Kind::Image => (&["DIGEST", "SIZE", "KERNEL"], &["MESSAGE"]),
         Kind::Lan => (&["BRIDGE", "SUBNETS", "LEASES"], &["MESSAGE"]),
         Kind::Farm => (&["IMAGE", "NODES", "ADDRESS"], &["LAN", "VERSION", "MESSAGE"]),
@@ -150,7 +150,10 @@ fn row(object: &AnyObject, wide: bool, several: bool, now: jiff::Timestamp) -> V
             let (address, image, root) = node_cells(server.status.node.as_ref());
             let macs: Vec<_> = server.spec.macs.iter().map(ToString::to_string).collect();
             let farm = format!("{}/{}", server.spec.farm.namespace, server.spec.farm.name);
-            (vec![phase(server.status.node.as_ref()), address, image], vec![root, farm, macs.join(",")])
+            (
+                vec![phase(server.status.node.as_ref()), address, image],
+                vec![short(server.status.image), root, farm, macs.join(",")],
+            )
         }
         AnyObject::Image(image) => (image_cells(&image.status), Vec::new()),
         AnyObject::Lan(lan) => {
@@ -186,7 +189,15 @@ fn machine_cells(status: &MachineStatus) -> (Vec<String>, Vec<String>) {
     };
     let links: Vec<_> = status.links.iter().map(ToString::to_string).collect();
     let phase = if status.power == Power::Off { String::new() } else { phase(status.node.as_ref()) };
-    (vec![phase, power.to_owned(), address, image], vec![status.accelerator.clone(), root, links.join(",")])
+    (
+        vec![phase, power.to_owned(), address, image],
+        vec![short(status.image), status.accelerator.clone(), root, links.join(",")],
+    )
+}
+
+/// The version that a node gets when it boots, beside the one that it runs.
+fn short(image: Option<Digest>) -> String {
+    image.map(|digest| digest.short()).unwrap_or_default()
 }
 
 fn phase(node: Option<&NodeState>) -> String {

@@ -33,7 +33,7 @@ async fn ask(client: &Client, farm: &OneFarm, action: RolloutAction, done: &str)
     Ok(output::print(&format!("{farm} {done}\n"))?)
 }
 
-async fn show(client: &Client, farm: &ObjectRef, form: Report) -> anyhow::Result<()> {
+async fn show(client: &Client, farm: &ObjectRef, output: Report) -> anyhow::Result<()> {
     let AnyObject::Farm(object) = client.object(farm).await? else {
         return Err(Failure::plain(format!("{farm} is no farm")));
     };
@@ -41,7 +41,7 @@ async fn show(client: &Client, farm: &ObjectRef, form: Report) -> anyhow::Result
         let next = format!("stoke describe {farm} says what it waits for");
         return Err(Failure::hinted(format!("the image of {farm} is not built yet"), next));
     };
-    if form == Report::Json {
+    if output == Report::Json {
         return Ok(output::print(&format!("{}\n", serde_json::to_string_pretty(&rollout)?))?);
     }
     let running = running(client).await?;
@@ -101,8 +101,8 @@ fn render(
         line("Taken back", version.to_string());
     }
     if let Some(rehearsal) = &rollout.rehearsal {
-        let like = rehearsal.stands_for.as_ref().map(|node| format!(" like {node}")).unwrap_or_default();
-        line("Rehearsal", format!("{:?}{like}, begun {} ago", rehearsal.phase, since(rehearsal.began_ms, now)));
+        let example = rehearsal.stands_for.as_ref().map(|node| format!(" like {node}")).unwrap_or_default();
+        line("Rehearsal", format!("{:?}{example}, begun {} ago", rehearsal.phase, since(rehearsal.began_ms, now)));
     }
     text.push_str(&nodes(rollout, running, now));
     text

@@ -24,13 +24,20 @@ fn hello(mac: MacAddr) -> Hello {
         product: String::new(),
         uptime_ms: 900,
         orders_seen: None,
+        config_generation: 1,
     }
 }
 
 fn greet(sessions: &mut Sessions, owner: Option<ObjectRef>, mac: MacAddr, session: &str, reboots: u64) -> Node {
     let hello = hello(mac);
-    let greeting =
-        Greeting { owner, hello: &hello, session: session.into(), image: Digest([1; 32]), reboots_requested: reboots };
+    let greeting = Greeting {
+        owner,
+        hello: &hello,
+        session: session.into(),
+        image: Digest([1; 32]),
+        reboots_requested: reboots,
+        remarks: Vec::new(),
+    };
     sessions.hello(greeting, 1_000_000)
 }
 
@@ -178,7 +185,14 @@ fn a_kernel_that_was_started_by_the_running_one_counts_as_a_boot() {
     assert_eq!(boots(&sessions), (Some(V1), 1, None));
     // A node that runs and lost its session has not booted.
     let (hello, session) = (Hello { orders_seen: Some(0), ..hello(MAC) }, "u".to_owned());
-    let greeting = Greeting { owner: Some(owner("a")), hello: &hello, session, image: V1, reboots_requested: 0 };
+    let greeting = Greeting {
+        owner: Some(owner("a")),
+        hello: &hello,
+        session,
+        image: V1,
+        reboots_requested: 0,
+        remarks: Vec::new(),
+    };
     sessions.hello(greeting, 1_000_000);
     assert_eq!(boots(&sessions), (Some(V1), 1, None));
 }

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod bed;
+#[cfg(test)]
 mod classes;
 #[cfg(test)]
 mod content;
@@ -25,3 +26,5 @@ mod replay;
 mod roots;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod updates;
