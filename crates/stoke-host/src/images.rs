@@ -41,6 +41,8 @@ pub struct Images {
     /// What was looked at last: the store's generation, and the keys.
     looked: Option<(Generation, Keys)>,
     signed: Signed,
+    /// Why the image store could not be read the last time.
+    trouble: Option<String>,
     authority: Arc<Authority>,
     tools: String,
     known: BTreeMap<String, KnownImage>,
@@ -69,6 +71,7 @@ impl Images {
             own_keys,
             looked: None,
             signed: Signed::new(),
+            trouble: None,
             authority,
             tools,
             known: BTreeMap::new(),
@@ -83,7 +86,7 @@ impl Images {
         }
         images.parts = images.remembered_parts()?;
         let objects = images.notes.list()?;
-        images.look(&objects)?;
+        images.look(&objects);
         Ok(images)
     }
 
@@ -108,31 +111,39 @@ impl Images {
     }
 
     /// Reads versions and signatures again if anybody changed the image store, or if other keys are wanted: the store
-    /// belongs to every `stoke image` as well.
-    ///
-    /// # Errors
-    /// If the image store cannot be read.
-    pub fn look(&mut self, objects: &[AnyObject]) -> anyhow::Result<()> {
+    /// belongs to every `stoke image` as well. While it cannot be read, what was known before holds.
+    pub fn look(&mut self, objects: &[AnyObject]) {
+        let trouble = self.read(objects).err().map(|error| format!("{error:#}"));
+        if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
+            tracing::error!("cannot read the image store: {trouble}");
+        }
+        self.trouble = trouble;
+    }
+
+    fn read(&mut self, objects: &[AnyObject]) -> anyhow::Result<()> {
         let mut keys = signatures::wanted_keys(objects);
         keys.extend(signatures::own_keys(&self.own_keys));
         let now = (self.store.generation()?, keys);
         if self.looked.as_ref() == Some(&now) {
             return Ok(());
         }
-        for known in self.known.values_mut() {
-            known.versions.clear();
-            known.notes.clear();
-        }
-        let mut signed = Signed::new();
+        let (mut signed, mut fresh) = (Signed::new(), BTreeMap::new());
         for name in self.store.names()? {
             let versions = self.store.versions(&name)?;
             let digests: Vec<_> = versions.iter().map(|version| version.image.digest).collect();
             let found = signatures::verify(&self.store, &digests, &now.1)?;
             merge(&mut signed, found.signed);
-            let known = self.known.entry(name).or_default();
-            known.notes = versions.iter().map(|version| note(version, &found.signers)).collect();
+            let notes: Vec<_> = versions.iter().map(|version| note(version, &found.signers)).collect();
             let (first, others): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.handed_out);
-            known.versions = first.into_iter().chain(others).map(|version| version.image).collect();
+            let versions: Vec<_> = first.into_iter().chain(others).map(|version| version.image).collect();
+            fresh.insert(name, (versions, notes));
+        }
+        for known in self.known.values_mut() {
+            (known.versions, known.notes) = Default::default();
+        }
+        for (name, found) in fresh {
+            let known = self.known.entry(name).or_default();
+            (known.versions, known.notes) = found;
         }
         self.signed = signed;
         self.looked = Some(now);

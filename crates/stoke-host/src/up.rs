@@ -243,7 +243,7 @@ impl Host {
     fn observed(&mut self) -> anyhow::Result<Observed> {
         self.environment.now_ms = now_ms();
         let objects = self.store.list()?;
-        self.images.look(&objects)?;
+        self.images.look(&objects);
         self.environment.images.clone_from(self.images.known());
         self.environment.signed.clone_from(self.images.signed());
         self.environment.farm_parts.clone_from(self.images.parts());
