@@ -227,7 +227,7 @@ fn firewall(root: bool) -> Option<Check> {
 /// A program or file, the Debian package that has it, whether nothing works without it, and what it is for.
 type Need = (&'static str, &'static str, bool, &'static str);
 
-const PROGRAMS: [Need; 9] = [
+const PROGRAMS: [Need; 10] = [
     ("qemu-system-x86_64", "qemu-system-x86", true, "runs machines"),
     ("pasta", "passt", true, "is the way out of the LANs"),
     ("nft", "nftables", true, "masquerades and keeps LANs apart"),
@@ -237,6 +237,7 @@ const PROGRAMS: [Need; 9] = [
     ("ssh", "openssh-client", true, "enters machines"),
     ("ssh-keygen", "openssh-client", true, "makes the key of the installation"),
     ("zstd", "zstd", false, "packs faster"),
+    ("swtpm", "swtpm", false, "is the TPM of machines that have one"),
 ];
 
 const FILES: [Need; 5] = [
