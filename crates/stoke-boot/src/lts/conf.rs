@@ -6,7 +6,7 @@ use super::lts_conf::LtsConf;
 use super::ltsp_conf::LtspConf;
 use super::report::{self, Row};
 use super::translate::{Generation, Translation, known_values, translate};
-use super::{Finding, Machine, Source};
+use super::{Assignment, Finding, Machine, Place, Source, is_true};
 
 /// Where the node has its file.
 const FIVE: &str = "/etc/lts.conf";
@@ -73,6 +73,16 @@ impl Conf {
             Self::Five(conf) => &conf.findings,
             Self::Later(_) => &[],
         }
+    }
+
+    /// A line that keeps roots on local drives, if there is one.
+    pub fn keeps_on_drive(&self) -> Option<Place> {
+        let all: Vec<_> = match self {
+            Self::Five(conf) => conf.sections.iter().flat_map(|section| &section.assignments).cloned().collect(),
+            Self::Later(conf) => conf.assignments(),
+        };
+        let keeps = |assignment: &Assignment| assignment.key == "LTSP_NBD_TO_DRIVE" && is_true(&assignment.value);
+        all.into_iter().find(keeps).map(|assignment| assignment.place)
     }
 
     /// What becomes of each line.

@@ -14,6 +14,7 @@ pub(crate) enum Rule {
     SearchDomain,
     DnsServer,
     ToRam,
+    ToDrive,
     Fstab,
     ConfigureFstab,
     Crontab,
@@ -64,7 +65,8 @@ const DESKTOP: &str = "it is about desktops, sound, printers or thin clients: no
 const WRITABLE: &str = "the whole root is writable: what is written goes to memory";
 const BOOT_DISK: &str = "the kernel comes from the farm, together with the root that fits it";
 const NBD_SWAP: &str = "the farm exports no swap: use a partition (USE_LOCAL_SWAP or FSTAB_)";
-const DRIVE: &str = "an image on a local drive is the farm's: see spec.boot of the Farm";
+const DRIVE: &str = "the drive that keeps the root is chosen by a label: spec.boot.disk of the Farm";
+const REFRESH: &str = "a root on a drive is always that of the version to boot: what differs is fetched";
 
 /// Keys of LTSP 5 and of later versions, the longest beginning first where one is in another. A star stands for any end.
 const KEYS: &[(&str, Rule)] = &[
@@ -78,7 +80,8 @@ const KEYS: &[(&str, Rule)] = &[
     ("DNS_SERVER", Rule::DnsServer),
     ("LTSP_NBD_TO_RAM", Rule::ToRam),
     ("IMAGE_TO_RAM", Rule::ToRam),
-    ("LTSP_NBD_TO_DRIVE*", Rule::Nothing(DRIVE)),
+    ("LTSP_NBD_TO_DRIVE", Rule::ToDrive),
+    ("LTSP_NBD_TO_DRIVE_AUTOREFRESH", Rule::Nothing(REFRESH)),
     ("LTSP_DATA_DRIVE", Rule::Nothing(DRIVE)),
     ("LTSP_MOUNT_DATA_DRIVE", Rule::Nothing("say what is mounted where: FSTAB_1=\"LABEL=data /srv ext4 nofail 0 0\"")),
     ("LTSP_ROOT_WRITE_METHOD", Rule::Nothing(WRITABLE)),
@@ -184,7 +187,7 @@ pub fn fate(key: &str) -> Fate {
         Rule::Hosts => Fate::Field("hosts"),
         Rule::SearchDomain => Fate::Field("dns.search"),
         Rule::DnsServer => Fate::Field("dns.servers"),
-        Rule::ToRam => Fate::Root,
+        Rule::ToRam | Rule::ToDrive => Fate::Root,
         Rule::Fstab => Fate::Field("mounts"),
         Rule::Crontab | Rule::SyslogHost => Fate::Field("files"),
         Rule::Module => Fate::Field("modules"),

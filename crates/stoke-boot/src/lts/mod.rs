@@ -117,3 +117,6 @@ impl Machine<'_> {
 pub(crate) fn is_true(value: &str) -> bool {
     ["y", "yes", "true", "1"].contains(&value.trim().to_ascii_lowercase().as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use stoke_api::MacAddr;
 
 use super::expand::expand;
-use super::keys::{Fate, REMOVING_FUNCTIONS, fate};
+use super::keys::{Fate, REMOVING_FUNCTIONS, Rule, fate, rule};
 use super::lts_conf::LtsConf;
 use super::ltsp_conf::LtspConf;
 use super::translate::{Generation, Value, Values, translate};
@@ -104,11 +104,21 @@ fn row(
     let text = expand(&assignment.value, variables);
     let value = Value { assignment: assignment.clone(), text };
     let alone = Values::from([(assignment.key.clone(), value)]);
-    let wrong = translate(&alone, machine, generation, None).findings.pop().map(|finding| finding.message);
-    let message =
-        wrong.map(|message| message.strip_prefix(&format!("{}: ", assignment.key)).unwrap_or(&message).to_owned());
-    let fate = message.map_or_else(|| fate(&assignment.key), Fate::Wrong);
-    let fate = omitted(assignment).map_or(fate, Fate::Nothing);
+    let told = alone.values().all(|value| value.text.is_some());
+    let translation = translate(&alone, machine, generation, None);
+    let wrong = translation.findings.first().map(|finding| finding.message.clone()).or_else(|| {
+        let problem = translation.config.check("").into_iter().next();
+        problem.map(|problem| problem.message)
+    });
+    let fate = match (wrong, rule(&assignment.key)) {
+        (Some(message), _) => {
+            Fate::Wrong(message.strip_prefix(&format!("{}: ", assignment.key)).unwrap_or(&message).to_owned())
+        }
+        (None, Rule::Fstab) if told && translation.config.mounts.is_empty() && translation.config.swap.is_empty() => {
+            Fate::Nothing("it is mounted before the node is configured, or the line says nothing".to_owned())
+        }
+        (None, _) => omitted(assignment).map_or_else(|| fate(&assignment.key), Fate::Nothing),
+    };
     Row { place: assignment.place.clone(), section: assignment.section.clone(), key: assignment.key.clone(), fate }
 }
 

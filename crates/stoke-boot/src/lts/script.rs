@@ -98,6 +98,25 @@ const REMOVE: &str = r#"ltsp_remove() {
 }
 "#;
 
+/// rc.local stops at the first line that fails: that is what `-e` is for.
+const RC_BEGINS: &str = r#"{
+    if [ -f /etc/rc.local ]; then sed '/^exit 0/d' /etc/rc.local; else echo '#!/bin/sh -e'; fi
+"#;
+
+/// systemd has the unit that runs it, and a generator that starts the unit if there is such a file; images may do without.
+const RC_ENDS: &str = r#"    echo 'exit 0'
+} >/etc/rc.local.ltsp
+mv /etc/rc.local.ltsp /etc/rc.local
+chmod 755 /etc/rc.local
+for ltsp_unit in /etc/systemd/system/rc-local.service /usr/lib/systemd/system/rc-local.service /lib/systemd/system/rc-local.service; do
+    if [ -f "$ltsp_unit" ]; then
+        mkdir -p /etc/systemd/system/multi-user.target.wants
+        ln -sf "$ltsp_unit" /etc/systemd/system/multi-user.target.wants/rc-local.service
+        break
+    fi
+done
+"#;
+
 /// The script; `None` if there is nothing for it to do.
 pub(crate) fn render(program: &Program, generation: Generation) -> Option<String> {
     if !program.has_work() {
@@ -183,7 +202,7 @@ fn fields(script: &mut String, program: &Program, generation: Generation) {
         for key in keys {
             let _ = writeln!(
                 script,
-                "[ -z \"${key}\" ] || {{ mkdir -p {}; echo \"${key}\" >>{file}; }}",
+                "[ -z \"${key}\" ] || {{ mkdir -p {}; printf '%s\\n' \"${key}\" >>{file}; }}",
                 file.rsplit_once('/').map_or("/", |(folder, _)| folder)
             );
         }
@@ -233,14 +252,9 @@ fn system(script: &mut String, program: &Program) {
     if program.rc_lines.is_empty() {
         return;
     }
-    // rc.local stops at the first line that fails: that is what -e is for.
-    script.push_str(
-        "{\n    if [ -f /etc/rc.local ]; then sed '/^exit 0/d' /etc/rc.local; else echo '#!/bin/sh -e'; fi\n",
-    );
+    script.push_str(RC_BEGINS);
     for key in &program.rc_lines {
         let _ = writeln!(script, "    printf '%s\\n' \"${key}\"");
     }
-    script.push_str(
-        "    echo 'exit 0'\n} >/etc/rc.local.ltsp\nmv /etc/rc.local.ltsp /etc/rc.local\nchmod 755 /etc/rc.local\n",
-    );
+    script.push_str(RC_ENDS);
 }

@@ -221,6 +221,7 @@ impl Builder<'_> {
     fn switch(&mut self, assignment: &Assignment, rule: Rule, text: &str) {
         match rule {
             Rule::ToRam if is_true(text) => self.out.root = Some(RootMode::Ram),
+            Rule::ToDrive if is_true(text) => self.out.root = Some(RootMode::Disk),
             Rule::Keep => self.kept.extend(services(text)),
             Rule::Remove => self.removed.extend(services(text)),
             Rule::Disable => self.disabled.extend(services(text)),
@@ -344,6 +345,9 @@ impl Builder<'_> {
     }
 }
 
+/// What is mounted before a node is configured, whatever a line says.
+pub(crate) const THERE: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
+
 /// A line of fstab(5).
 fn fstab(config: &mut NodeConfig, line: &str) -> Result<String, String> {
     let line = line.trim();
@@ -365,6 +369,9 @@ fn fstab(config: &mut NodeConfig, line: &str) -> Result<String, String> {
     }
     let options = options.split(',').filter(|option| !option.is_empty() && *option != "defaults");
     let options = options.map(str::to_owned).collect();
+    if THERE.contains(&path.as_str()) {
+        return Ok(String::new());
+    }
     // The later line wins, as its mount would lie over the other.
     config.mounts.retain(|mount| mount.path != *path);
     config.mounts.push(MountEntry { path: path.clone(), device: device.clone(), fs_type, options });
@@ -416,9 +423,13 @@ fn words(text: &str) -> Vec<String> {
     text.split([' ', '\t', ',', '\n']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// Endings of units that people name (systemd.unit(5)).
+const UNIT_TYPES: [&str; 6] = [".service", ".socket", ".timer", ".mount", ".path", ".target"];
+
 /// Names of units: a bare name is a service's.
 fn services(text: &str) -> Vec<String> {
-    let typed = |name: String| if name.contains('.') { name } else { format!("{name}.service") };
+    let has_type = |name: &str| UNIT_TYPES.iter().any(|ending| name.ends_with(ending));
+    let typed = |name: String| if has_type(&name) { name } else { format!("{name}.service") };
     words(text).into_iter().map(typed).collect()
 }
 
@@ -518,7 +529,7 @@ mod tests {
         let out = translated(text);
         let script = script(&out);
         assert!(script.contains("export FSTAB_1=\"$(cat /etc/x):/home /home nfs\"\n"), "{script}");
-        assert!(script.contains("echo \"$FSTAB_1\" >>/etc/fstab"), "{script}");
+        assert!(script.contains("printf '%s\\n' \"$FSTAB_1\" >>/etc/fstab"), "{script}");
         assert!(script.contains("echo \"$HOSTNAME\" >/etc/hostname"), "{script}");
         assert!(out.findings[0].message.starts_with("DNS_SERVER: only a shell on the node can tell"));
     }
