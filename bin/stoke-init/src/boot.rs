@@ -328,6 +328,7 @@ impl Machine<'_> {
         };
         let root = layers::NEW_ROOT.as_ref();
         let mut applied = configure::apply(root, &settings).context("could not configure the node")?;
+        applied.remarks.extend(configure::missing_arguments(&plan.config, &kernel_fs::attribute("/proc/cmdline")));
         for remark in &applied.remarks {
             self.journal.say(remark);
         }

@@ -110,6 +110,16 @@ pub(crate) fn hostname<'a>(name: &'a str, config: &'a NodeConfig) -> &'a str {
     config.hostname.as_deref().unwrap_or(name)
 }
 
+/// A remark if this boot lacks kernel arguments of the configuration: whoever has started the kernel knows nothing of them.
+pub(crate) fn missing_arguments(config: &NodeConfig, cmdline: &str) -> Option<String> {
+    let given: Vec<_> = cmdline.split_whitespace().collect();
+    let missing: Vec<_> =
+        config.kernel_arguments.iter().filter(|argument| !given.contains(&argument.as_str())).collect();
+    let words = missing.iter().map(|argument| argument.as_str()).collect::<Vec<_>>().join(" ");
+    let why = "a unified kernel image has those of its image only; iPXE, GRUB, PXELINUX and kexec give a node its own";
+    (!missing.is_empty()).then(|| format!("kernelArguments: this boot is without {words}: {why}"))
+}
+
 /// Public halves of the node's host keys. If the image has sshd and no key, it gets the one of earlier boots, or a new one,
 /// which is returned, too.
 fn host_keys(root: Root<'_>, hostname: &str, earlier: Option<&str>) -> Result<(Vec<String>, Option<Hex>)> {
@@ -277,6 +287,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(applied(root.path(), &NodeConfig::default()), Applied::default());
         assert!(!root.path().join("etc/localtime").is_symlink());
+    }
+
+    #[test]
+    fn arguments_that_the_kernel_was_not_given_are_remarked() {
+        let config = NodeConfig { kernel_arguments: vec!["panic=10".into(), "quiet".into()], ..NodeConfig::default() };
+        assert_eq!(missing_arguments(&config, "console=ttyS0 quiet panic=10"), None);
+        let remark = missing_arguments(&config, "console=ttyS0 quiet panic=1").unwrap();
+        assert!(remark.starts_with("kernelArguments: this boot is without panic=10: "), "{remark}");
     }
 
     #[test]

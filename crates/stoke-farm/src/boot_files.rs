@@ -2,7 +2,6 @@
 //!
 //! Every loader is told the same: [`decide`] says what, `stoke_boot` says it in the loader's language.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,13 +19,13 @@ use crate::trace::Noted;
 const WAIT_SECONDS: u32 = 5;
 
 /// What a machine is told.
-pub(crate) enum Decision<'a> {
+pub(crate) enum Decision {
     /// To boot.
     Boot {
         /// Its name.
         name: String,
         /// The image, with the kernel arguments of this machine.
-        image: Cow<'a, FarmImage>,
+        image: Box<FarmImage>,
     },
     /// To ask again.
     Wait {
@@ -39,7 +38,7 @@ pub(crate) enum Decision<'a> {
     Refuse(&'static str),
 }
 
-impl fmt::Display for Decision<'_> {
+impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boot { image, .. } => write!(f, "boot image {}", image.digest.short()),
@@ -50,7 +49,7 @@ impl fmt::Display for Decision<'_> {
 }
 
 /// What the machine is told that asks now.
-pub(crate) fn decide<'a>(farm: &Farm, serving: &'a Serving, mac: MacAddr, uuid: Option<&str>) -> Decision<'a> {
+pub(crate) fn decide(farm: &Farm, serving: &Serving, mac: MacAddr, uuid: Option<&str>) -> Decision {
     let Some(identity) = serving.identify(mac, &[], uuid) else {
         tracing::info!(%mac, "boot refused: no Server or Machine has this address");
         return Decision::Refuse("no Server or Machine of this farm has this address");

@@ -1,12 +1,15 @@
 //! The configuration that a machine gets, which may depend on what it says that it is.
 
+use std::net::Ipv4Addr;
+
 use stoke_api::MacAddr;
 use stoke_api::node::Hello;
 use stoke_api::objects::{Inventory, NodeConfig};
-use stoke_api::workload::ConfigScope;
+use stoke_api::workload::{ConfigScope, FarmImage, FarmNode};
 use stoke_boot::config::{Scope, Source, merged};
 
 use crate::config::{Identity, Serving};
+use crate::sessions::Node;
 
 /// What a machine says that it is.
 pub(crate) fn inventory(hello: &Hello) -> Inventory {
@@ -30,7 +33,7 @@ impl Serving {
         &self,
         identity: &Identity<'_>,
         mac: MacAddr,
-        address: std::net::Ipv4Addr,
+        address: Ipv4Addr,
         machine: &Inventory,
     ) -> NodeConfig {
         let mut config = match identity {
@@ -47,6 +50,26 @@ impl Serving {
         };
         config.hostname.get_or_insert_with(|| identity.name());
         config
+    }
+
+    /// The secrets that a node's configuration names, for the machine that it has said to be.
+    pub(crate) fn secrets_of(&self, object: &FarmNode, node: &Node) -> Vec<String> {
+        let machine = node.inventory.clone().unwrap_or_default();
+        let address = node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let config = self.whole_config(&Identity::Known(object), node.mac, address, &machine);
+        config.secrets().map(ToString::to_string).collect()
+    }
+
+    /// An image with the kernel arguments of a machine behind its own: as far as they are known before the machine has
+    /// said what it is.
+    pub(crate) fn with_arguments(&self, identity: &Identity<'_>, image: &FarmImage) -> Box<FarmImage> {
+        let config = match identity {
+            Identity::Known(node) => &node.config,
+            Identity::Stranger(_) => &self.config.config,
+        };
+        let mut image = Box::new(image.clone());
+        image.kernel_arguments.extend(config.kernel_arguments.iter().cloned());
+        image
     }
 }
 

@@ -203,7 +203,7 @@ fn replicas(serving: &Serving, mac: MacAddr) -> Vec<Ipv4Addr> {
 fn trust_terms(serving: &Serving, identity: &Identity<'_>, node: &Node) -> TrustTerms {
     match identity {
         Identity::Known(object) if !node.runs_already => {
-            let secrets = object.config.secrets().next().is_some();
+            let secrets = !serving.secrets_of(object, node).is_empty();
             TrustTerms { proof: serving.config.trust == Trust::Tpm, secrets }
         }
         Identity::Known(_) | Identity::Stranger(_) => TrustTerms::default(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use fs_err as fs;
 use hyper::Method;
 use sha2::{Digest as _, Sha256};
-use stoke_api::objects::{SecretRef, SecretSource};
+use stoke_api::objects::{NodeConfig, SecretRef, SecretSource};
 use stoke_api::report::Report;
 use stoke_api::trust::{FarmSecrets, Hex, Secrets};
 use stoke_api::workload::{FarmConfig, Role, Workload};
@@ -69,7 +69,8 @@ impl SecretFiles {
 
     fn of_farm(&mut self, farm: &FarmConfig) -> FarmSecrets {
         let mut secrets = BTreeMap::new();
-        for secret in farm.nodes.iter().flat_map(|node| node.config.secrets()) {
+        let scopes = farm.nodes.iter().flat_map(|node| node.scopes.iter().map(|scope| &scope.config));
+        for secret in farm.nodes.iter().map(|node| &node.config).chain(scopes).flat_map(NodeConfig::secrets) {
             let name = secret.to_string();
             if secrets.contains_key(&name) || self.failures.contains_key(&name) {
                 continue;

@@ -1,10 +1,9 @@
 //! Scripts of the configuration: those before init run here, the others are units of the image's systemd.
 //!
-//! What a hook prints is in `/run/stokehold/hooks/NAME.log` on the node. One that fails leaves `NAME.failed`, or
+//! What a hook prints is in `/run/stokehold/hooks/NAME.log` on the node. One that fails under that init leaves `NAME.failed`, or
 //! `NAME.remark` if the boot may go on; the resident finds it there and tells the farm.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -77,8 +76,8 @@ fn unit_text(hook: &Hook, after: Option<&str>) -> String {
     let (name, marker) = (&hook.name, marker(hook.on_failure));
     format!(
         "[Unit]\nDescription=Hook {name} of the node's configuration\n{time}{after}Before={READY_UNIT}\n\n\
-         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStartPre=/bin/mkdir -p {OUTPUT}\n\
-         ExecStart=/{SCRIPTS}/{name}\nStandardOutput=append:{OUTPUT}/{name}.log\nStandardError=inherit\n\
+         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/{SCRIPTS}/{name}\n\
+         StandardOutput=append:{OUTPUT}/{name}.log\nStandardError=inherit\n\
          ExecStopPost=/bin/sh -c 'test \"$$SERVICE_RESULT\" = success || \
          echo \"$$SERVICE_RESULT $$EXIT_STATUS\" > {OUTPUT}/{name}.{marker}'\n"
     )
@@ -102,6 +101,11 @@ pub(crate) fn run_before_init(
     journal: &Journal,
 ) -> Result<Vec<String>> {
     let mut remarks = Vec::new();
+    if hooks.is_empty() {
+        return Ok(remarks);
+    }
+    // For those under the image's init, too: systemd opens their output before it runs anything that could make this.
+    fs::create_dir_all(OUTPUT).with_context(|| format!("could not make {OUTPUT}"))?;
     let mut due = hooks.iter().filter(|hook| hook.when == HookTime::PreInit).peekable();
     if due.peek().is_none() {
         return Ok(remarks);
@@ -149,9 +153,8 @@ impl Drop for KernelFs {
 
 /// Runs one hook: our own program enters the root and becomes the script.
 fn run(root: &Path, hook: &Hook, environment: &[(String, String)]) -> Result<()> {
-    fs::create_dir_all(OUTPUT).with_context(|| format!("could not make {OUTPUT}"))?;
     let log = format!("{OUTPUT}/{}.log", hook.name);
-    let mut out = fs::File::create(&log).with_context(|| format!("could not write {log}"))?;
+    let out = fs::File::create(&log).with_context(|| format!("could not write {log}"))?;
     let status = Command::new(OWN_PROGRAM)
         .arg0(ENTER)
         .arg(root)
@@ -162,21 +165,19 @@ fn run(root: &Path, hook: &Hook, environment: &[(String, String)]) -> Result<()>
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
-        .stderr(out.try_clone()?)
+        .stderr(out)
         .status()
         .context("could not start it")?;
     if status.success() {
         return Ok(());
     }
-    let _ = writeln!(out, "{status}");
-    let _ = fs::write(format!("{OUTPUT}/{}.{}", hook.name, marker(hook.on_failure)), format!("{status}\n"));
-    bail!("{status}{}", last_words(Path::new(&log), &status.to_string()))
+    bail!("{status}{}", last_words(Path::new(&log)))
 }
 
-/// What a failed hook said last, for people far away; without the line that we wrote ourselves.
-fn last_words(log: &Path, ours: &str) -> String {
+/// What a failed hook said last, for people far away.
+fn last_words(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != ours).collect();
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut words = String::new();
     for line in lines.iter().rev() {
         if words.len() + line.len() > LAST_WORDS {
@@ -223,7 +224,7 @@ pub(crate) fn failures(folder: &Path) -> Vec<Failure> {
                 _ => return None,
             };
             let result = fs::read_to_string(entry.path()).unwrap_or_default();
-            let words = last_words(&folder.join(format!("{name}.log")), result.trim());
+            let words = last_words(&folder.join(format!("{name}.log")));
             Some(Failure { message: format!("hook {name}: {}{words}", result.trim()), is_fatal })
         })
         .collect();

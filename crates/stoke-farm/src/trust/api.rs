@@ -184,7 +184,7 @@ async fn release(farm: &Arc<Farm>, request: &SecretsRequest) -> Result<(Node, Se
         Trust::Network => None,
         Trust::Tpm => Some(proven(farm, &serving, &node, object, request).await?),
     };
-    let secrets = farm.trust.secrets(object.config.secrets().map(ToString::to_string)).map_err(Refusal::NoSecret)?;
+    let secrets = farm.trust.secrets(serving.secrets_of(object, &node).into_iter()).map_err(Refusal::NoSecret)?;
     let any = !secrets.is_empty();
     let given = farm.record(|sessions| sessions.secrets_given(&request.session, any, tpm, now_ms())).await;
     Ok((given?, Secrets { secrets }))
