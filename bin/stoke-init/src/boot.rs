@@ -269,8 +269,8 @@ impl Machine<'_> {
         self.host_key = host_key;
         self.journal.reached(Phase::Manifest, &format!("{} as the disk has it: no farm answers", manifest.name));
         let known = urls.iter().chain(&manifest.farms).cloned();
-        let (session, orders) = (manifest.session.clone(), manifest.orders);
-        let link = FarmLink { urls: distinct(known), ca_pem, session, orders, hello };
+        // The session is of another boot: the resident begins one of its own.
+        let link = FarmLink { urls: distinct(known), ca_pem, session: String::new(), orders: manifest.orders, hello };
         Ok((Plan::from_manifest(manifest, &self.baked, &self.cmdline)?, Some(link)))
     }
 

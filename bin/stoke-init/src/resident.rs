@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
@@ -103,15 +104,16 @@ fn watch_system(handoff: &Handoff, attendance: Option<&Arc<Attendance>>, journal
     let (mut up, mut corrupted) = (false, None);
     let mut findings = findings::Watch::new(handoff.mounts.clone(), handoff.remarks.clone());
     let mut unread = (handoff.mode == "ram").then(|| handoff.device.clone());
-    let (mut untold, mut layer) = (handoff.slot, fullness::Watch::default());
+    let slot =
+        handoff.slot.map(|(disk, slot, root)| RunningSlot { disk: stoke_sys::fd::inherited(disk).ok(), slot, root });
+    let (mut untold, mut layer) = (slot.as_ref(), fullness::Watch::default());
     loop {
         let is_up = !handoff.says_ready || Path::new(READY_FILE).exists();
         if let Some(device) = unread.take_if(|_| is_up) {
             read_all(device, journal);
         }
-        if is_up && let Some(slot) = untold.filter(|_| corrupted.is_none()) {
-            untold = None;
-            judge(slot, Verdict::Good, journal);
+        if let Some(slot) = untold.take_if(|_| is_up && corrupted.is_none()) {
+            slot.judge(Verdict::Good, journal);
         }
         if let Some(layer) = layer.look() {
             layer_changed(layer, attendance, journal);
@@ -130,8 +132,8 @@ fn watch_system(handoff: &Handoff, attendance: Option<&Arc<Attendance>>, journal
         if corrupted.is_none() && verity::found_corruption() {
             corrupted = Some(Instant::now());
             journal.reached(Phase::Failed, "dm-verity found corrupted blocks in the root");
-            if let Some(slot) = handoff.slot {
-                judge(slot, Verdict::Corrupted, journal);
+            if let Some(slot) = &slot {
+                slot.judge(Verdict::Corrupted, journal);
             }
         }
         if !up && corrupted.is_some_and(|since: Instant| since.elapsed() > CORRUPTED) {
@@ -167,11 +169,20 @@ fn layer_changed(layer: LayerUse, attendance: Option<&Arc<Attendance>>, journal:
     }
 }
 
-/// Remembers on the node's disk what became of the root in this slot.
-fn judge((descriptor, slot, root): (i32, Slot, Digest), verdict: Verdict, journal: &Journal) {
-    let disk = stoke_sys::fd::inherited(descriptor).map_err(anyhow::Error::from);
-    if let Err(error) = disk.and_then(|disk| disk::judge(disk, (slot, root), verdict)) {
-        journal.say(&format!("slot {slot:?}: {error:#}"));
+/// The slot of the node's disk that has the root.
+struct RunningSlot {
+    disk: Option<OwnedFd>,
+    slot: Slot,
+    root: Digest,
+}
+
+impl RunningSlot {
+    /// Remembers on the disk what became of it.
+    fn judge(&self, verdict: Verdict, journal: &Journal) {
+        let disk = self.disk.as_ref().context("the disk was not handed over").and_then(|disk| Ok(disk.try_clone()?));
+        if let Err(error) = disk.and_then(|disk| disk::judge(disk, (self.slot, self.root), verdict)) {
+            journal.say(&format!("slot {:?}: {error:#}", self.slot));
+        }
     }
 }
 
