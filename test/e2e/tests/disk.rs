@@ -54,12 +54,16 @@ fn a_slot_is_filled_used_again_updated_and_booted_without_the_farm() -> anyhow::
     let all = fetched(&farm)?;
     ensure!(said(&farm, "slot A: 0 MiB were there").is_some() && all > 1 << 20, "{all} bytes");
     // It is the slot that is read, and the disk has a name inside.
-    let inside = farm.check(&["ssh", "node-1", "--", "cat /sys/block/dm-*/slaves/*/serial; ls /dev/disk/by-id"])?;
+    let inside =
+        farm.check(&["ssh", "node-1", "--", "cat /sys/block/dm-*/slaves/*/serial; echo; ls /dev/disk/by-id"])?;
     ensure!(inside.lines().any(|line| line == "root") && inside.contains("virtio-root"), "{inside}");
 
     // Another version, most of which is the same.
     let recipe = include_str!("../../../examples/netboot/image.yaml");
-    farm.write("image.yaml", &recipe.replace("root: {format: Squashfs}", "root: {format: Squashfs, exclude: [/usr/share/doc]}"))?;
+    farm.write(
+        "image.yaml",
+        &recipe.replace("root: {format: Squashfs}", "root: {format: Squashfs, exclude: [/usr/share/doc]}"),
+    )?;
     let before = first.pointer("/status/node/image").cloned();
     wait_for("the other version", BOOT_LIMIT, || {
         let lab = farm.object("farm", "lab")?;
@@ -75,7 +79,10 @@ fn a_slot_is_filled_used_again_updated_and_booted_without_the_farm() -> anyhow::
     // No node API: a TCP reset for everybody who asks.
     in_namespace(&farm, &["nft", "add", "table", "inet", "absent"])?;
     in_namespace(&farm, &["nft", "add", "chain", "inet", "absent", "in", "{ type filter hook input priority -10; }"])?;
-    in_namespace(&farm, &["nft", "add", "rule", "inet", "absent", "in", "tcp", "dport", "8443", "reject", "with", "tcp", "reset"])?;
+    in_namespace(
+        &farm,
+        &["nft", "add", "rule", "inet", "absent", "in", "tcp", "dport", "8443", "reject", "with", "tcp", "reset"],
+    )?;
     farm.check(&["reboot", "node-1"])?;
     let alone = wait_for("a boot without the farm", BOOT_LIMIT, || Ok(said(&farm, "no farm answers")))?;
     ensure!(alone.contains("node-1 as the disk has it"), "{alone}");
@@ -97,7 +104,10 @@ fn a_disk_with_anything_on_it_is_left_as_it_is() -> anyhow::Result<()> {
     fs_err::create_dir_all(&folder)?;
     let disk = folder.join("disk-root.raw");
     fs_err::File::create(&disk)?.set_len(1 << 30)?;
-    ensure!(Command::new("mkfs.ext4").args(["-q", "-L", "precious"]).arg(&disk).status()?.success(), "mkfs.ext4 failed");
+    ensure!(
+        Command::new("mkfs.ext4").args(["-q", "-L", "precious"]).arg(&disk).status()?.success(),
+        "mkfs.ext4 failed"
+    );
     let before = fs_err::read(&disk)?;
     farm.write("machine.yaml", &with_disk(&machine("node-1", "uefi", "10.10.0.21")))?;
     farm.up()?;

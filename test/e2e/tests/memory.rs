@@ -95,8 +95,14 @@ fn a_large_image_a_full_layer_and_a_clean_end() -> anyhow::Result<()> {
     ssh(&farm, "rm /fill")?;
     layer_is(&farm, "True")?;
 
+    let before = node.pointer("/status/node/bootStarted").cloned();
     farm.check(&["reboot", "node-1"])?;
-    let again = wait_for("the file on the disk", BOOT_LIMIT, || Ok(ssh(&farm, "findmnt -n -o SOURCE /srv && cat /srv/file").ok()))?;
+    wait_for("the next boot", BOOT_LIMIT, || {
+        let Ok(node) = farm.object("machine", "node-1") else { return Ok(None) };
+        let ready = node.pointer("/status/node/ready") == Some(&true.into());
+        Ok((ready && node.pointer("/status/node/bootStarted") != before.as_ref()).then_some(()))
+    })?;
+    let again = ssh(&farm, "findmnt -n -o SOURCE /srv && cat /srv/file")?;
     ensure!(again.contains("kept"), "{again}");
     ensure!(farm.console("node-1").contains("the root is unmounted"), "{}", farm.console("node-1"));
 
