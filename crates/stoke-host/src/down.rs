@@ -153,7 +153,8 @@ fn forget(folders: &Folders, purge: bool, downed: &mut Downed) {
 
 fn remove(path: &Path, downed: &mut Downed) {
     let Ok(found) = std::fs::symlink_metadata(path) else { return };
-    let removed = if found.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    // Builds of an ordinary user leave files of subordinate ids.
+    let removed = if found.is_dir() { stoke_image::store::remove_tree(path) } else { std::fs::remove_file(path) };
     match removed {
         Ok(()) => downed.removed.push(format!("removed {}", path.display())),
         Err(error) => downed.failures.push(format!("cannot remove {}: {error}", path.display())),

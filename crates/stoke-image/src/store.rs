@@ -41,6 +41,7 @@ pub(crate) use publish::{Draft, Part, media};
 pub use signatures::{Attached, ImageSignature, payload, signed_digest};
 pub use versions::Version;
 pub(crate) use workspace::Workspace;
+pub use workspace::remove_tree;
 
 /// Why the store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -105,6 +105,11 @@ impl Containment<'_> {
 }
 
 impl Ended {
+    /// Whether there was no room.
+    pub(super) fn disk_was_full(&self) -> bool {
+        self.said.iter().any(|line| line.to_lowercase().contains("no space left on device"))
+    }
+
     /// The last lines in one, without the decoration of logs.
     pub(super) fn last_words(&self) -> String {
         let plain: Vec<String> = self.said.iter().map(|line| message_of(line)).collect();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  bases (trees of other images) ── imported once ─┐
-//!  Containerfile, context ─────────────────────────┴─ buildah ── OCI layout ── layers::flatten ── tree
+//!  Containerfile, context ─────────────────────────┴─ buildah ── layers ── layers::flatten ── tree
 //! ```
 //!
 //! buildah's layer cache stays: a build that changes one file does again what is behind that file. Times that the steps
@@ -77,14 +77,14 @@ impl<'a> Containerfile<'a> {
         let mut contexts = Vec::new();
         for (name, (tree, digest)) in &trees {
             making.at("import the base", 0);
-            contexts.push((*name, workshop.import(tree, digest)?));
+            contexts.push((*name, workshop.import(tree, digest, making.space)?));
         }
         let began = now();
         workshop.build(self.source, &contexts, making)?;
         making.at("unpack layers", 0);
         let name = self.source.path.display().to_string();
         let blame = |error: SourceError| about(FIELD, &name, &error);
-        let image = ContainerImage::in_folder(&making.workspace.path().join("built"), making.bench.architecture);
+        let image = ContainerImage::in_archive(&making.workspace.path().join("built.tar"), making.bench.architecture);
         let image = image.map_err(blame)?;
         for made in image.history() {
             workshop.remember(made, began)?;
@@ -175,7 +175,7 @@ impl<'a> Workshop<'a> {
     }
 
     /// Makes a tree an image that buildah can start from, and says its name.
-    fn import(&self, tree: &Tree, digest: &Digest) -> Result<String, BuildError> {
+    fn import(&self, tree: &Tree, digest: &Digest, space: &Space) -> Result<String, BuildError> {
         let name = format!("localhost/stokehold-base:{}", digest.hex());
         let there = ["inspect", "--type", "image", &name].map(str::to_owned);
         if self.buildah(&there, |_| {})?.status.success() {
@@ -190,7 +190,7 @@ impl<'a> Workshop<'a> {
         let pulled = self.buildah(&pull, |line| line.trim().clone_into(&mut id))?;
         let tagged = self.buildah(&["tag".to_owned(), id, name.clone()], |_| {})?;
         match [pulled, tagged].into_iter().find(|ended| !ended.status.success()) {
-            Some(failed) => Err(tool_failed(&failed)),
+            Some(failed) => Err(tool_failed(&failed, space)),
             None => Ok(name),
         }
     }
@@ -210,9 +210,10 @@ impl<'a> Workshop<'a> {
         if !ended.status.success() {
             return Err(explain(&ended, source, making.space));
         }
-        let push = ["push", "--disable-compression", "--quiet", "localhost/stokehold-built", "oci:built:built"];
+        // In this form layers are not compressed: they are read at once, and thrown away.
+        let push = ["push", "--quiet", "localhost/stokehold-built", "docker-archive:built.tar"];
         let pushed = self.buildah(&push.map(str::to_owned), |_| {})?;
-        if pushed.status.success() { Ok(()) } else { Err(tool_failed(&pushed)) }
+        if pushed.status.success() { Ok(()) } else { Err(tool_failed(&pushed, making.space)) }
     }
 
     /// Where it is noted from which time on a layer's times are those of its build.
@@ -289,15 +290,17 @@ fn copies(by: &str) -> bool {
     by.contains("#(nop)") && ["COPY ", "ADD "].iter().any(|word| instruction.starts_with(word))
 }
 
-fn tool_failed(ended: &Ended) -> BuildError {
+fn tool_failed(ended: &Ended, space: &Space) -> BuildError {
+    if ended.disk_was_full() {
+        return space.exhausted();
+    }
     let (tool, status) = (BUILDAH.to_owned(), ended.status.to_string());
     BuildError::Tool { tool, status, output: ended.last_words() }
 }
 
 /// The error of a build that failed: which step, and what it said last.
 fn explain(ended: &Ended, source: &ContainerfileSource, space: &Space) -> BuildError {
-    let words = ended.last_words();
-    if words.contains("No space left on device") {
+    if ended.disk_was_full() {
         return space.exhausted();
     }
     let name = source.path.display().to_string();
@@ -307,7 +310,7 @@ fn explain(ended: &Ended, source: &ContainerfileSource, space: &Space) -> BuildE
     });
     let why = match step {
         Some((step, how)) => format!("step {step:?} failed ({how}): {}", own_words(ended)),
-        None => words,
+        None => ended.last_words(),
     };
     BuildError::Source { field: FIELD.to_owned(), name, why }
 }

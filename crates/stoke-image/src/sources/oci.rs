@@ -105,6 +105,9 @@ impl<'a> Oci<'a> {
                 making.at(&format!("pull layer {blobs}"), 0);
             }
         })?;
+        if ended.disk_was_full() {
+            return Err(making.space.exhausted());
+        }
         if !ended.status.success() {
             return Err(Failed::Said(ended.last_words()).about(self.field, &self.name));
         }

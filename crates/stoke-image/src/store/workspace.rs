@@ -81,7 +81,10 @@ impl Store {
 
 /// Removes a tree of any owner: an ordinary user's build leaves files of subordinate ids, which only the user's own
 /// user namespace may remove. Never crosses into what is mounted inside.
-fn remove_tree(path: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// If something is left.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
     let quiet = |command: &mut Command| {
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
