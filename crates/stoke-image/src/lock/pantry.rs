@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::File;
@@ -21,6 +21,9 @@ use crate::store::{Store, Workspace, measure};
 
 /// apt's own downloader: it knows proxies, mirrors in folders, and what else people name as a mirror.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// How long a package stays that no build has used.
+const KEPT: Duration = Duration::from_hours(90 * 24);
 
 /// The cache of packages in a store.
 pub(crate) struct Pantry<'a> {
@@ -115,7 +118,8 @@ impl<'a> Pantry<'a> {
             index.len()
         );
         fs::write(folder.join("Packages"), index)?;
-        Ok(fs::write(folder.join("Release"), release)?)
+        fs::write(folder.join("Release"), release)?;
+        Ok(forget_unused(&self.folder)?)
     }
 
     /// What a package says of itself. Reading it out takes a program each, so it is kept.
@@ -136,6 +140,20 @@ impl<'a> Pantry<'a> {
         fs::rename(&fresh, &kept)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Removes packages that no build has used for long.
+fn forget_unused(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
+        if path.extension() == Some(OsStr::new("deb")) && age > KEPT {
+            fs::remove_file(&path)?;
+            // What it says of itself is read again if it comes back.
+            let _ = fs::remove_file(path.with_extension("control"));
+        }
+    }
+    Ok(())
 }
 
 /// Where a package may be: where it was, or below the same folders of a mirror.
@@ -236,5 +254,19 @@ mod tests {
         assert_eq!(at("file:/srv/old/").unwrap(), "file:/srv/old/pool/main/a/a_1_all.deb");
         assert_eq!(at("http://m/debian"), None);
         assert_eq!(address(&package, None), Some(package.uri.clone()));
+    }
+
+    #[test]
+    fn what_no_build_has_used_for_long_goes() {
+        let dir = tempfile::TempDir::new().unwrap();
+        for name in ["new.deb", "new.control", "old.deb", "old.control"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let old = File::options().append(true).open(dir.path().join("old.deb")).unwrap().into_file();
+        old.set_modified(SystemTime::now() - 2 * KEPT).unwrap();
+        forget_unused(dir.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["new.control", "new.deb"]);
     }
 }

@@ -110,26 +110,27 @@ struct Question<'a> {
 impl Question<'_> {
     /// Every package, with its hash.
     fn all(&self) -> Result<Vec<LockedPackage>, BuildError> {
-        let mut found = BTreeMap::new();
-        let merged = self.stanzas(&[MERGED.to_owned()]).unwrap_or_default();
-        self.apt.install(merged.first().map(String::as_str).into_iter())?;
-        let essential = self.planned(&[self.every("?essential")])?;
-        let named = if merged.is_empty() { None } else { Some(MERGED.to_owned()) };
-        self.learn(&essential, &mut found)?;
-        self.apt.install(merged.iter().take(1).chain(found.values().map(|(_, stanza)| stanza)).map(String::as_str))?;
+        let merged = self.stanzas(&[MERGED.to_owned()]).unwrap_or_default().into_iter().next();
+        let mut found = Found::new();
+        self.beside(merged.as_ref(), &found)?;
+        self.learn(&self.planned(&[self.every("?essential")])?, &mut found)?;
+        self.beside(merged.as_ref(), &found)?;
         let mut words = self.source.packages.clone();
         words.push(self.every("?and(?priority(required),?not(?essential))"));
-        let rest = self.planned(&words)?;
-        self.learn(&rest, &mut found)?;
-        // Installed by itself, from the archive, between the two.
-        if let (Some(name), Some(stanza)) = (named, merged.first()) {
-            let version = field(stanza, "Version").unwrap_or_default().to_owned();
-            let uri = self.uris(&["--reinstall".to_owned(), name.clone()])?;
-            let uri = uri.into_iter().find(|(planned, _)| planned.0 == name);
-            let (planned, uri) = uri.ok_or_else(|| self.odd(&format!("no address of {name} {version}")))?;
-            self.learn(&[(planned, uri)], &mut found)?;
+        self.learn(&self.planned(&words)?, &mut found)?;
+        if merged.is_some() {
+            // It is there already for apt, so that it plans nothing else of it.
+            let mut planned = self.planned(&["--reinstall".to_owned(), MERGED.to_owned()])?;
+            planned.retain(|((name, ..), _)| name == MERGED);
+            self.learn(&planned, &mut found)?;
         }
         Ok(found.into_values().map(|(package, _)| package).collect())
+    }
+
+    /// Makes what was found installed, and the package that says that /usr is merged.
+    fn beside(&self, merged: Option<&String>, found: &Found) -> Result<(), BuildError> {
+        let found = found.values().map(|(_, stanza)| stanza);
+        self.apt.install(merged.into_iter().chain(found).map(String::as_str))
     }
 
     fn every(&self, what: &str) -> String {
@@ -137,12 +138,8 @@ impl Question<'_> {
         format!("?narrow(?or(?archive(^{suite}$),?codename(^{suite}$)),?architecture({architecture}),{what})")
     }
 
-    /// What an installation of these would bring.
+    /// What an installation of these would bring, and from where.
     fn planned(&self, words: &[String]) -> Result<Vec<(Planned, String)>, BuildError> {
-        self.uris(words)
-    }
-
-    fn uris(&self, words: &[String]) -> Result<Vec<(Planned, String)>, BuildError> {
         let mut arguments = vec!["-q", "--yes", "--print-uris", "install"];
         arguments.extend(words.iter().map(String::as_str));
         let said = self.run("apt-get", &arguments)?;
@@ -150,11 +147,7 @@ impl Question<'_> {
     }
 
     /// Hashes of what is planned, from the index.
-    fn learn(
-        &self,
-        planned: &[(Planned, String)],
-        found: &mut BTreeMap<Planned, (LockedPackage, String)>,
-    ) -> Result<(), BuildError> {
+    fn learn(&self, planned: &[(Planned, String)], found: &mut Found) -> Result<(), BuildError> {
         let words: Vec<_> = planned.iter().map(|((name, version, _), _)| format!("{name}={version}")).collect();
         let stanzas = if words.is_empty() { Vec::new() } else { self.stanzas(&words)? };
         let mut by_name = BTreeMap::new();
@@ -195,6 +188,8 @@ impl Question<'_> {
 
 /// Name, version, architecture.
 type Planned = (String, String, String);
+/// Packages with their stanzas in the index.
+type Found = BTreeMap<Planned, (LockedPackage, String)>;
 
 /// `'http://…/bash_5.2_amd64.deb' bash_5.2_amd64.deb 123 MD5Sum:…`: the name of the file says what it is
 /// (`pkgAcqArchive` in apt writes it so: `QuoteString` of name, version and architecture).
