@@ -88,9 +88,9 @@ fn shown(archive: &[u8]) -> BTreeMap<String, String> {
             EntryType::Link => format!("= {target}"),
             EntryType::Char | EntryType::Block => "device".to_owned(),
             _ => {
-                let mut content = String::new();
-                entry.read_to_string(&mut content).unwrap();
-                content
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                String::from_utf8_lossy(&content).into_owned()
             }
         };
         let name = name.trim_end_matches('/').to_owned();
