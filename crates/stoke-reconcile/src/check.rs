@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use stoke_api::objects::{
-    AnyObject, FarmSpec, ImageSpec, Kind, LanSpec, MachineSpec, NodeConfig, Problem, ServerSpec, image_bases,
+    AnyObject, FarmSpec, ImagePin, ImageSpec, Kind, LanSpec, MachineSpec, NodeConfig, Problem, ServerSpec, image_bases,
 };
 use stoke_api::{MacAddr, ObjectName, ObjectRef};
 
@@ -176,6 +176,7 @@ impl<'a> Findings<'a> {
             return;
         }
         let Some(lan) = self.farms.get(&farm).map(|spec| sibling(&farm, Kind::Lan, &spec.lan)) else { return };
+        self.pin(server, &farm, spec.image.as_ref());
         self.hostname(server, &lan, &spec.config);
         if let Some(address) = spec.address {
             self.address(server, "spec.address", &lan, address);
@@ -203,11 +204,21 @@ impl<'a> Findings<'a> {
         if !self.refers(machine, "spec.farm", &farm) {
             return;
         }
+        self.pin(machine, &farm, spec.image.as_ref());
         let (Some(first), Some(farm_spec)) = (spec.nics.first(), self.farms.get(&farm)) else { return };
         if first.lan != farm_spec.lan {
             let (theirs, ours) = (&farm_spec.lan, &first.lan);
             let message = format!("{farm} serves lan/{theirs}, but the interface that boots is on lan/{ours}");
             self.problem(machine, "spec.farm", message);
+        }
+    }
+
+    /// A node boots a version of the image that its farm hands out.
+    fn pin(&mut self, owner: &ObjectRef, farm: &ObjectRef, pin: Option<&ImagePin>) {
+        let (Some(pin), Some(spec)) = (pin, self.farms.get(farm)) else { return };
+        if pin.image != spec.image {
+            let message = format!("{farm} hands out image/{}, not image/{}", spec.image, pin.image);
+            self.problem(owner, "spec.image", message);
         }
     }
 

@@ -1,17 +1,20 @@
 //! The example lab, step by step: what is wanted and said while it comes up, goes wrong, and is changed.
 
+mod updates;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 use serde_json::json;
-use stoke_api::node::Phase;
+use stoke_api::node::{LayerUse, Phase};
 use stoke_api::objects::{NodeState, UefiLoader};
 use stoke_api::report::{
     BuiltImage, FarmNodeReport, FarmReport, ImageBuildReport, LanReport, NodeAgentReport, Report, RouterReport,
     VmReport,
 };
 use stoke_api::workload::{BlobRef, Role, TrustedKeys, Workload};
+use stoke_api::meta::Truth;
 use stoke_api::{AnyObject, Digest, Kind, ObjectRef};
 
 use super::*;
@@ -474,6 +477,24 @@ fn a_node_reports_and_the_machine_is_ready() {
     let AnyObject::Farm(farm) = world.object(Kind::Farm, "lab") else { panic!("a farm") };
     assert_eq!((farm.status.nodes, farm.status.ready_nodes), (2, 1));
     assert!(farm.status.conditions.iter().any(|condition| condition.kind == "NetworkTrust"));
+}
+
+#[test]
+fn a_full_writable_layer_is_a_condition_until_there_is_room() {
+    let mut world = World::new(lab());
+    world.settle();
+    let mut said = |full| {
+        let layer = Some(LayerUse { size: 96 << 20, free: 0, full });
+        let boot_started = "1970-01-01T00:16:50Z".into();
+        world.node_reports(NodeState { phase: Phase::Ready, ready: true, boot_started, layer, ..NodeState::default() });
+        world.round();
+        let AnyObject::Machine(machine) = world.object(Kind::Machine, "node-1") else { panic!("a machine") };
+        let layer = machine.status.conditions.iter().find(|condition| condition.kind == "WritableLayer").unwrap();
+        (layer.status, layer.message.clone())
+    };
+    let (status, message) = said(true);
+    assert!(status == Truth::False && message.contains("96 MiB is full") && message.contains("overlaySize"), "{message}");
+    assert_eq!(said(false).0, Truth::True);
 }
 
 #[test]

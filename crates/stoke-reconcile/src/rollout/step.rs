@@ -110,11 +110,21 @@ fn aim(before: Option<&RolloutStatus>, input: &Input<'_>) -> Option<RolloutStatu
         rollout.phase = if rehearses { RolloutPhase::Rehearsing } else { RolloutPhase::Progressing };
         (rollout.target, rollout.began_ms, rollout.wave, rollout.rehearsal) = (target, input.now_ms, 0, None);
         rollout.message.clear();
+        rollout.nodes.iter_mut().for_each(begin_anew);
     }
     if !input.versions.contains(&rollout.handed_out) {
         rollout.handed_out = rollout.stable.unwrap_or(target);
     }
     Some(rollout)
+}
+
+/// What a node failed with is of the past when the farm goes over to something else.
+fn begin_anew(noted: &mut NodeUpdate) {
+    if noted.phase == UpdatePhase::Returned {
+        let is_up = noted.ready_since_ms.is_some();
+        noted.phase = if is_up { UpdatePhase::Settled } else { UpdatePhase::Waiting };
+        noted.message.clear();
+    }
 }
 
 /// The first version of a farm, which there is nothing to compare with.

@@ -264,6 +264,19 @@ fn taken_back_everybody_has_the_old_version_again() {
 }
 
 #[test]
+fn a_version_that_failed_is_taken_back_and_all_is_as_it_was() {
+    let mut farm = Farm::new(r#"{"failedBoots":1,"healthGate":{"minutes":0}}"#, 2);
+    farm.round();
+    farm.publish();
+    farm.broken = vec!["n0"];
+    assert_eq!(farm.run(12).phase, RolloutPhase::Stopped);
+    super::super::rollout::undo(farm.noted.as_mut().unwrap());
+    let noted = farm.run(3);
+    assert_eq!((noted.phase, noted.target, noted.stable), (RolloutPhase::Complete, OLD, Some(OLD)), "{noted:#?}");
+    assert!(noted.nodes.iter().all(|node| node.phase == UpdatePhase::Settled && node.message.is_empty()));
+}
+
+#[test]
 fn paused_nobody_goes_over() {
     let mut farm = Farm::new(r#"{"healthGate":{"minutes":0}}"#, 3);
     farm.round();
