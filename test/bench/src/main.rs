@@ -14,6 +14,7 @@ mod row;
 mod serial;
 mod storm;
 mod tftp;
+mod update;
 
 use std::path::PathBuf;
 
@@ -47,6 +48,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("http", http::run),
     ("tftp", tftp::run),
     ("nbd", nbd::run),
+    ("update", update::run),
     ("image", image::run),
 ];
 
