@@ -88,7 +88,9 @@ impl FromStr for Reference {
         if !tag.as_deref().is_none_or(is_tag) {
             return Err(error("the tag is none"));
         }
-        if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)) {
+        if !host.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
+        {
             return Err(error("the host is none"));
         }
         if !repository.split('/').all(is_component) {
@@ -146,6 +148,7 @@ mod tests {
             "h.example/a@sha256:1",
             "h.example/../a",
             "h.example/a b",
+            ":5000/a",
             "h/é:1",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");

@@ -54,15 +54,21 @@ pub(super) fn names(folders: &Folders) -> BTreeMap<String, String> {
     named.collect()
 }
 
-/// Where a key is: a bare word names one of the installation's.
+/// Where a key is made: a bare word names one of the installation's.
 fn path(folders: &Folders, key: &Path) -> PathBuf {
     let is_word = key.components().count() == 1 && !key.is_absolute();
     if is_word { folders.image_keys().join(key) } else { key.to_owned() }
 }
 
+/// Where a key is: the installation's of that name, else the file.
+fn found(folders: &Folders, key: &Path) -> PathBuf {
+    let path = path(folders, key);
+    if path.exists() || !key.exists() { path } else { key.to_owned() }
+}
+
 /// The private key that was named.
 pub(super) fn private(folders: &Folders, key: &Path) -> anyhow::Result<SigningKey> {
-    let path = path(folders, key);
+    let path = found(folders, key);
     if !path.exists() {
         return Err(missing(&path));
     }
@@ -71,7 +77,7 @@ pub(super) fn private(folders: &Folders, key: &Path) -> anyhow::Result<SigningKe
 
 /// The public key that was named: a file with it, or with the private one beside which it is.
 pub(super) fn public(folders: &Folders, key: &Path) -> anyhow::Result<PublicKey> {
-    let path = path(folders, key);
+    let path = found(folders, key);
     let beside = public_path(&path);
     let file = if beside.exists() { beside } else { path };
     if !file.exists() {
