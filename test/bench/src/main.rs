@@ -3,6 +3,7 @@
 //! `cargo xtask bench [NAME…] [--json FILE] [--rounds N]`. Each benchmark is a module that yields [`Row`]s.
 
 mod boot;
+mod containerfile;
 mod dhcp;
 mod farm;
 mod http;
@@ -48,8 +49,9 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("http", http::run),
     ("tftp", tftp::run),
     ("nbd", nbd::run),
-    ("update", update::run),
     ("image", image::run),
+    ("containerfile", containerfile::run),
+    ("update", update::run),
 ];
 
 fn main() -> Result<()> {

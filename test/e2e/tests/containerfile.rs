@@ -1,0 +1,94 @@
+//! An image of a Containerfile boots like any other: by NBD and in memory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use e2e::{BOOT_LIMIT, cache, images, machine, object};
+use testbed::{Installation, User, World, programs, wait_for};
+
+const LAN: &str =
+    "  subnets: [{name: v4, cidr: 10.10.0.0/24, pools: [10.10.0.100-10.10.0.199]}]\n  dhcp: {mode: Authoritative}\n";
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+
+/// A store with the example's image and its base, built on first use. Not the one that other tests link: buildah's storage
+/// beside it has owners of its own.
+fn store(files: &[&str]) -> Result<PathBuf> {
+    let (base, state) = (images()?, cache().join("containerfile"));
+    if !state.join("images").exists() {
+        fs_err::create_dir_all(&state)?;
+        let copied = Command::new("cp").arg("-al").arg(base).arg(state.join("images")).status()?;
+        ensure!(copied.success(), "the base cannot be linked");
+    }
+    let mut build = Command::new(programs()?.join("stoke"));
+    build.arg("--state").arg(&state).args(["image", "build"]);
+    build.args(files.iter().map(|file| Path::new(EXAMPLES).join(file)));
+    ensure!(build.status()?.success(), "the example's images cannot be built");
+    Ok(state.join("images"))
+}
+
+fn farm(image: &str, root: &str) -> String {
+    object("Farm", "lab", &format!("  lan: lab\n  image: {image}\n  boot: {{root: {root}}}\n"))
+}
+
+/// Waits until the machine runs with its root attached this way, and says what it greets with.
+fn greets(installed: &Installation, root: &str) -> Result<String> {
+    wait_for(&format!("node-1 with its root by {root}"), BOOT_LIMIT * 2, || {
+        // Nobody answers yet just after the start.
+        let Ok(node) = installed.object("machine", "node-1") else { return Ok(None) };
+        let there = node.pointer("/status/node/root") == Some(&root.into())
+            && node.pointer("/status/node/ready") == Some(&true.into());
+        Ok(there.then_some(()))
+    })?;
+    let script = "systemctl is-active --quiet greet.service && test ! -e /usr/sbin/policy-rc.d && greet";
+    // The unit is one of many that start; and a guest that does all of that at once may leave a visitor waiting too long.
+    wait_for("the greeting", BOOT_LIMIT, || Ok(installed.check(&["ssh", "node-1", "--", script]).ok()))
+}
+
+/// The example's image in this file, a farm of it and a machine.
+fn installation(file: &str, containerfile: &str, image: &str) -> Result<Installation> {
+    let named = format!("containerfile/{file}");
+    let installed = Installation::new(World::new()?, User::Root, Some(&store(&["netboot/image.yaml", &named])?))?;
+    let examples = Path::new(EXAMPLES).canonicalize()?;
+    installed.write("node.yaml", &fs_err::read_to_string(examples.join("netboot/image.yaml"))?)?;
+    installed.write("lan.yaml", &object("Lan", "lab", LAN))?;
+    // A file names its Containerfile as seen from itself; here the file lies somewhere else.
+    let there = examples.join("containerfile").join(containerfile);
+    let text = fs_err::read_to_string(examples.join(&named))?;
+    installed.write("image.yaml", &text.replace(containerfile, &there.to_string_lossy()))?;
+    installed.write("farm.yaml", &farm(image, "Nbd"))?;
+    installed.write("machine.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
+    Ok(installed)
+}
+
+#[test]
+fn an_image_of_a_containerfile_boots_by_nbd_and_in_memory() -> Result<()> {
+    let mut installed = installation("image.yaml", "node/Containerfile", "greeter")?;
+    installed.up()?;
+    let said = greets(&installed, "nbd")?;
+    ensure!(said.contains("hello from a Containerfile"), "{said}");
+    let (node, image) = (installed.object("machine", "node-1")?, installed.object("image", "greeter")?);
+    ensure!(node.pointer("/status/node/image") == image.pointer("/status/digest"), "another image runs");
+
+    installed.write("farm.yaml", &farm("greeter", "Ram"))?;
+    wait_for("the changed farm", BOOT_LIMIT, || {
+        let farm = installed.object("farm", "lab")?;
+        Ok((farm.pointer("/spec/boot/root") == Some(&"Ram".into())).then_some(()))
+    })?;
+    installed.check(&["reboot", "node-1"])?;
+    let said = greets(&installed, "ram")?;
+    ensure!(said.contains("hello from a Containerfile"), "{said}");
+    installed.down()
+}
+
+#[test]
+#[ignore = "installs a compiler from the archive, which takes minutes and needs a mirror"]
+fn a_module_that_is_not_in_the_kernels_tree_loads_on_the_node() -> Result<()> {
+    let mut installed = installation("module.yaml", "module/Containerfile", "with-module")?;
+    installed.up()?;
+    installed.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT * 2)?;
+    let said =
+        installed.check(&["ssh", "node-1", "--", "modprobe hello; dmesg | grep hello:; ls -d /src /out || true"])?;
+    ensure!(said.contains("built out of the kernel's tree") && !said.contains("/src\n"), "{said}");
+    installed.down()
+}
