@@ -87,8 +87,8 @@ fn a_module_that_is_not_in_the_kernels_tree_loads_on_the_node() -> Result<()> {
     let mut installed = installation("module.yaml", "module/Containerfile", "with-module")?;
     installed.up()?;
     installed.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT * 2)?;
-    let said =
-        installed.check(&["ssh", "node-1", "--", "modprobe hello; dmesg | grep hello:; ls -d /src /out || true"])?;
+    let script = "modprobe hello && dmesg | grep hello: && (ls -d /src /out || true)";
+    let said = wait_for("the module", BOOT_LIMIT, || Ok(installed.check(&["ssh", "node-1", "--", script]).ok()))?;
     ensure!(said.contains("built out of the kernel's tree") && !said.contains("/src\n"), "{said}");
     installed.down()
 }
