@@ -8,6 +8,8 @@
 //! ```
 //!
 //! - [`build`](fn@build): the story of a build, stage by stage. Read it first.
+//! - `sources`: other trees than a recipe's: a Containerfile by buildah, an image of containers, a folder or archive.
+//! - `layers`: layers of strangers into one tree, without unpacking anything.
 //! - [`Store`]: an OCI image layout. A version is published in one step or not at all.
 //! - [`recipe`], [`clean`], [`modules`]: what is installed, what never ships, which modules an initramfs needs: pure.
 //! - [`cpio`], [`verity`], [`uki`]: the formats, each a writer and the reader that proves it.
