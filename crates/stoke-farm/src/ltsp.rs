@@ -31,6 +31,7 @@ impl Serving {
             Identity::Known(node) => node.root,
             Identity::Stranger(_) => self.stranger(identity, mac, address).and_then(|translation| translation.root),
         };
+        let own = own.filter(|root| self.config.disk.is_some() || *root != RootMode::Disk);
         match own.unwrap_or(self.config.root) {
             RootMode::Auto => Mode::Auto,
             RootMode::Ram => Mode::Ram,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use stoke_api::objects::FarmSpec;
+use stoke_api::objects::{AnyObject, FarmSpec, Kind, RootMode};
 use stoke_api::{Condition, MacAddr, ObjectRef};
 use stoke_boot::lts::keys::Fate;
 use stoke_boot::lts::report::Row;
@@ -15,7 +15,7 @@ use crate::check::hostname;
 use crate::farm::addresses;
 use crate::names::nic_mac;
 use crate::status::condition;
-use crate::view::{Farm, View};
+use crate::view::{Farm, View, sibling};
 
 /// How many lines a condition names.
 const NAMED: usize = 10;
@@ -24,17 +24,34 @@ const NAMED: usize = 10;
 pub(crate) struct FarmLtsp {
     conf: Conf,
     server: Option<IpAddr>,
+    /// Whether the farm says which disk keeps a node's root.
+    has_disk: bool,
 }
 
 impl FarmLtsp {
     /// That of a farm which serves at this address first.
     pub(crate) fn of(farm: &FarmSpec, server: Option<Ipv4Addr>) -> Option<Self> {
-        Some(Self { conf: Conf::of_farm(farm)?, server: server.map(IpAddr::V4) })
+        let has_disk = farm.boot.disk.is_some();
+        Some(Self { conf: Conf::of_farm(farm)?, server: server.map(IpAddr::V4), has_disk })
+    }
+
+    /// That of a farm among objects that are not reconciled, which serves where its LAN's gateway is if it does not say.
+    pub(crate) fn among(objects: &[AnyObject], name: &ObjectRef, farm: &FarmSpec) -> Option<Self> {
+        let lan = sibling(name, Kind::Lan, &farm.lan);
+        let gateway = || {
+            objects.iter().find_map(|object| match object {
+                AnyObject::Lan(found) if object.reference() == lan => Some(found.spec.subnets.first()?.gateway()),
+                _ => None,
+            })
+        };
+        Self::of(farm, farm.addresses.first().copied().or_else(gateway))
     }
 
     /// What it means for a node.
     pub(crate) fn translate(&self, macs: &[MacAddr], address: Option<Ipv4Addr>, hostname: &str) -> Translation {
-        self.conf.translate(&Machine { macs, address, hostname, server: self.server })
+        let mut translation = self.conf.translate(&Machine { macs, address, hostname, server: self.server });
+        translation.root = translation.root.filter(|root| self.has_disk || *root != RootMode::Disk);
+        translation
     }
 
     /// What became of its lines, in a few words.
@@ -50,6 +67,9 @@ impl FarmLtsp {
         let ignored: Vec<_> = rows.iter().filter(|row| matches!(row.fate, Fate::Nothing(_))).collect();
         if !ignored.is_empty() {
             let _ = write!(message, "; without meaning here: {}", named(&ignored));
+        }
+        if let Some(place) = self.conf.keeps_on_drive().filter(|_| !self.has_disk) {
+            let _ = write!(message, "; {place} LTSP_NBD_TO_DRIVE needs spec.boot.disk, the label of that disk");
         }
         let reason = if ignored.is_empty() { "Understood" } else { "SomeIgnored" };
         condition("LtspConf", true, reason, message)
@@ -98,4 +118,44 @@ pub(crate) fn of_farms(view: &View<'_>) -> BTreeMap<ObjectRef, FarmLtsp> {
         Some((reference.clone(), FarmLtsp::of(&farm.spec, server)?))
     };
     view.farms().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn farm(text: &str) -> FarmSpec {
+        let spec = serde_json::json!({"lan": "lab", "image": "node", "ltsConf": {"content": text}});
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn lines_without_meaning_are_named() {
+        let text = "[default]\nTIMEZONE=Etc/UTC\nSCREEN_07=ldm\nMINE=1\nLTSP_NBD_TO_DRIVE=y\n";
+        let condition = FarmLtsp::of(&farm(text), None).unwrap().condition();
+        let expected = "2 of 4 lines have an effect; 1 are variables for scripts; without meaning here: lts.conf:3 SCREEN_07; \
+                        lts.conf:5 LTSP_NBD_TO_DRIVE needs spec.boot.disk, the label of that disk";
+        assert_eq!((condition.reason.as_str(), condition.message.as_str()), ("SomeIgnored", expected));
+        assert_eq!(problems(&farm(text)), []);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_refused_with_its_line() {
+        let found = problems(&farm("[default]\nHOSTS_1=nonsense\nFSTAB_1=\"/dev/a srv ext4\"\noops\n"));
+        let expected = [
+            ("spec.ltsConf", "lts.conf:4: \"oops\" is neither KEY = value nor a section".to_owned()),
+            ("spec.ltsConf", "lts.conf:2: HOSTS_1: \"nonsense\" is no address".to_owned()),
+            ("spec.ltsConf", "lts.conf:3: FSTAB_1: write the whole path, from the slash on".to_owned()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_drive_needs_a_disk_that_the_farm_names() {
+        let mut spec = farm("[default]\nLTSP_NBD_TO_DRIVE=y\n");
+        let root = |spec: &FarmSpec| FarmLtsp::of(spec, None).unwrap().translate(&[], None, "a").root;
+        assert_eq!(root(&spec), None);
+        spec.boot = serde_json::from_value(serde_json::json!({"disk": {"label": "stokehold"}})).unwrap();
+        assert_eq!(root(&spec), Some(RootMode::Disk));
+    }
 }

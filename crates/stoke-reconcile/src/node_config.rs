@@ -166,7 +166,7 @@ pub fn explain(objects: &[AnyObject], name: &ObjectRef) -> Option<Explained> {
         let field = if object.spec.dns.domain.is_some() { "spec.dns.domain" } else { "metadata.name" };
         all.push(own_scope(Source::object(&lan, field), config, InventorySelector::default()));
     }
-    let ltsp = FarmLtsp::of(&spec.spec, None).map(|ltsp| ltsp_of(&ltsp, object, name));
+    let ltsp = FarmLtsp::among(objects, &farm, &spec.spec).map(|ltsp| ltsp_of(&ltsp, object, name));
     let places = ltsp.as_ref().map(|translation| translation.places.clone()).unwrap_or_default();
     all.extend(scopes(&farm, &spec.spec, node, ltsp));
     let holds = |name: &&OwnScope| holding(std::slice::from_ref(*name), node.inventory).len() == 1;
@@ -226,7 +226,7 @@ pub(crate) fn check(objects: &[AnyObject]) -> Vec<(ObjectRef, Problem)> {
         .collect();
     let mut faults = Faults::new();
     let ltsp: BTreeMap<_, _> =
-        farms.iter().filter_map(|(farm, spec)| Some((farm, FarmLtsp::of(spec, None)?))).collect();
+        farms.iter().filter_map(|(farm, spec)| Some((farm, FarmLtsp::among(objects, farm, spec)?))).collect();
     for (farm, spec) in &farms {
         // What machines get that no object names.
         let scopes = scopes_of_farm(farm, spec, &BTreeMap::new());

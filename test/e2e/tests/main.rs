@@ -8,6 +8,7 @@ mod firmware;
 mod foreign;
 mod input;
 mod ipv6;
+mod lts;
 mod memory;
 mod nbd;
 mod nfs;
