@@ -2,6 +2,7 @@
 
 mod arm64;
 mod boot;
+mod config;
 mod containerfile;
 mod disk;
 mod firmware;
