@@ -50,6 +50,19 @@ fn report(session: &str, events: &[Event]) -> Report {
 }
 
 #[test]
+fn what_was_said_of_the_writable_layer_holds_until_more_is_said() {
+    let mut sessions = Sessions::default();
+    greet(&mut sessions, Some(owner("a")), MAC, "s", 0);
+    let layer = |full| Some(LayerUse { size: 100, free: 1, full });
+    let full = Report { layer: layer(true), ..report("s", &[]) };
+    assert_eq!(sessions.report(full, 1_000_000).unwrap().state(1_000_000).layer, layer(true));
+    let node = sessions.report(report("s", &[event(Phase::Ready, 9000)]), 1_000_001).unwrap();
+    assert_eq!(node.state(1_000_001).layer, layer(true));
+    greet(&mut sessions, Some(owner("a")), MAC, "t", 0);
+    assert_eq!(sessions.of_session("t").unwrap().layer, None, "another boot has another layer");
+}
+
+#[test]
 fn a_boot_from_script_to_ready() {
     let mut sessions = Sessions::default();
     sessions.loading(Some(owner("a")), MAC, None, 900_000);
