@@ -71,6 +71,9 @@ pub(crate) struct ShowImage {
     /// List its packages, too
     #[arg(long)]
     pub(crate) packages: bool,
+    /// Print its bill of materials instead: SPDX 2.3 in JSON
+    #[arg(long, conflicts_with_all = ["packages", "output"])]
+    pub(crate) sbom: bool,
     /// Form of the output
     #[arg(short, long, default_value = "table")]
     pub(crate) output: Format,

@@ -90,6 +90,8 @@ fn versions_are_listed_shown_and_compared() {
         serde_json::from_str(&stoke.stdout(&["image", "diff", &format!("node@{one}"), "node", "-o", "json"])).unwrap();
     assert_eq!(diff["packages"].as_array().unwrap().len(), 3, "{diff}");
     assert_snapshot!("image_unknown", stoke.told(&["image", "show", "nude"]));
+    // What older programs published has none.
+    assert!(stoke.told(&["image", "show", "node", "--sbom"]).contains("this version has no bill of materials"));
     assert_snapshot!("image_no_version", stoke.told(&["image", "show", "node:00000000"]));
 }
 

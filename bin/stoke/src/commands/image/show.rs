@@ -4,16 +4,21 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde_json::json;
+use stoke_image::Store;
 use stoke_image::store::{Content, Package, Version};
 
 use super::shelf::{self, Known, Row};
 use crate::cli::{Format, ShowImage};
+use crate::failure::Failure;
 use crate::folders::Folders;
 use crate::output::{self, Table};
 
 pub(super) fn run(folders: &Folders, show: &ShowImage) -> anyhow::Result<ExitCode> {
     let store = shelf::open(folders)?;
     let version = show.image.find(&store)?;
+    if show.sbom {
+        return sbom(&store, &version);
+    }
     let known = Known::of(folders, &store, &[version.image.digest])?;
     let row = known.row(&show.image.key(), &version);
     let contents = store.contents(&version.image.digest)?;
@@ -34,6 +39,13 @@ pub(super) fn run(folders: &Folders, show: &ShowImage) -> anyhow::Result<ExitCod
         }
     };
     output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sbom(store: &Store, version: &Version) -> anyhow::Result<ExitCode> {
+    let bill = store.sbom(&version.image)?;
+    let bill = bill.ok_or_else(|| Failure::hinted("this version has no bill of materials", "build the image again"))?;
+    output::print(&format!("{}\n", String::from_utf8_lossy(&bill)))?;
     Ok(ExitCode::SUCCESS)
 }
 
