@@ -99,9 +99,9 @@ const REMOVE: &str = r#"ltsp_remove() {
 "#;
 
 /// rc.local stops at the first line that fails: that is what `-e` is for.
-const RC_BEGINS: &str = r#"{
+const RC_BEGINS: &str = r"{
     if [ -f /etc/rc.local ]; then sed '/^exit 0/d' /etc/rc.local; else echo '#!/bin/sh -e'; fi
-"#;
+";
 
 /// systemd has the unit that runs it, and a generator that starts the unit if there is such a file; images may do without.
 const RC_ENDS: &str = r#"    echo 'exit 0'
