@@ -234,8 +234,16 @@ mod tests {
 
     #[test]
     fn what_a_system_needs_ships() {
-        for path in ["etc/ssh/sshd_config", "etc/passwd", "usr/bin/vmlinuz", "boot/config-6.1", "usr/lib/modules/6.1/extra/vmlinuz", "tmp", "dev", "var/log"]
-        {
+        for path in [
+            "etc/ssh/sshd_config",
+            "etc/passwd",
+            "usr/bin/vmlinuz",
+            "boot/config-6.1",
+            "usr/lib/modules/6.1/extra/vmlinuz",
+            "tmp",
+            "dev",
+            "var/log",
+        ] {
             assert_eq!(fate(path), Fate::Keep, "{path}");
         }
         assert_eq!(Rules::default().fate("var/log/journal/", EntryKind::Directory), Fate::Keep);

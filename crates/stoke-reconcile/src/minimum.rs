@@ -67,7 +67,7 @@ mod tests {
     }
 
     /// What is handed out of 9, 8 and 7, or why nothing is.
-    fn handed_out(minimum: &str, noted: serde_json::Value) -> Result<String, String> {
+    fn handed_out(minimum: &str, noted: &serde_json::Value) -> Result<String, String> {
         let spec = json!({"lan": "lab", "image": "node", "minimumVersion": minimum});
         let status = json!({"minimum": noted});
         let farm = json!({
@@ -98,15 +98,15 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_minimum_is_not_handed_out() {
-        assert_eq!(handed_out("node:08080808", json!(null)), Ok("9 8".to_owned()));
-        assert_eq!(handed_out("node:09090909", json!(null)), Ok("9".to_owned()));
+        assert_eq!(handed_out("node:08080808", &json!(null)), Ok("9 8".to_owned()));
+        assert_eq!(handed_out("node:09090909", &json!(null)), Ok("9".to_owned()));
     }
 
     #[test]
     fn a_minimum_that_nobody_knows_lets_nothing_pass_and_one_that_was_known_holds() {
-        assert_eq!(handed_out("node:05050505", json!(null)), Err("UnknownMinimum ".to_owned()));
+        assert_eq!(handed_out("node:05050505", &json!(null)), Err("UnknownMinimum ".to_owned()));
         let noted = json!({"version": "node:05050505", "builtAt": 8});
-        assert_eq!(handed_out("node:05050505", noted.clone()), Ok("9 8".to_owned()));
-        assert_eq!(handed_out("node:06060606", noted), Err("UnknownMinimum ".to_owned()));
+        assert_eq!(handed_out("node:05050505", &noted), Ok("9 8".to_owned()));
+        assert_eq!(handed_out("node:06060606", &noted), Err("UnknownMinimum ".to_owned()));
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use serde_json::json;
+use stoke_api::meta::Truth;
 use stoke_api::node::{LayerUse, Phase};
 use stoke_api::objects::{NodeState, UefiLoader};
 use stoke_api::report::{
@@ -14,7 +15,6 @@ use stoke_api::report::{
     VmReport,
 };
 use stoke_api::workload::{BlobRef, Role, TrustedKeys, Workload};
-use stoke_api::meta::Truth;
 use stoke_api::{AnyObject, Digest, Kind, ObjectRef};
 
 use super::*;
@@ -493,7 +493,10 @@ fn a_full_writable_layer_is_a_condition_until_there_is_room() {
         (layer.status, layer.message.clone())
     };
     let (status, message) = said(true);
-    assert!(status == Truth::False && message.contains("96 MiB is full") && message.contains("overlaySize"), "{message}");
+    assert!(
+        status == Truth::False && message.contains("96 MiB is full") && message.contains("overlaySize"),
+        "{message}"
+    );
     assert_eq!(said(false).0, Truth::True);
 }
 

@@ -123,15 +123,15 @@ mod tests {
         assert_eq!(of(Some(2), Some(1)), Some((2, false)));
     }
 
-    fn node(tpm: serde_json::Value) -> NodeState {
+    fn node(tpm: &serde_json::Value) -> NodeState {
         serde_json::from_value(json!({"phase": "Root", "tpm": tpm, "address": "10.10.0.21"})).unwrap()
     }
 
     #[test]
     fn what_came_of_a_proof_is_a_condition() {
         let key = Digest([1; 32]);
-        let said = |tpm| {
-            let condition = attested(&node(tpm));
+        let said = |tpm: serde_json::Value| {
+            let condition = attested(&node(&tpm));
             (condition.status == Truth::True, condition.reason, condition.message)
         };
         let (holds, reason, message) = said(json!({"key": key, "verdict": "Proven", "secureBootIsOn": true}));
@@ -161,7 +161,7 @@ mod tests {
             let view = View::new(&observed, Gates::Closed);
             let name: ObjectName = "lab".parse().unwrap();
             let reference = ObjectRef { kind: Kind::Farm, namespace: "default".parse().ok(), name };
-            let found = conditions(&view, view.farm(&reference).unwrap(), config, Some(&node(json!(null))));
+            let found = conditions(&view, view.farm(&reference).unwrap(), config, Some(&node(&json!(null))));
             found.into_iter().map(|condition| format!("{} {}", condition.kind, condition.message)).collect::<Vec<_>>()
         };
         assert_eq!(said("Network", &NodeConfig::default()), [""; 0]);

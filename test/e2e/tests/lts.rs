@@ -55,7 +55,7 @@ fn every_key_of_lts_conf_on_a_node() -> anyhow::Result<()> {
 
     let mut script = String::from("for i in $(seq 60); do [ -e /run/rcfile ] && break; sleep 1; done\n");
     for (command, _) in SEEN {
-        script.push_str(&format!("({command})\necho =\n"));
+        script.extend(["(", command, ")\necho =\n"]);
     }
     let said = farm.check(&["ssh", "node-1", "--", &script])?;
     let seen: Vec<_> = said.split("=\n").map(|answer| answer.strip_suffix('\n').unwrap_or(answer)).collect();

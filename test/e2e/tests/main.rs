@@ -21,6 +21,7 @@ mod replicas;
 mod restart;
 mod rootless;
 mod signatures;
+#[cfg(test)]
 mod trust;
 mod updates;
 mod watching;

@@ -82,7 +82,10 @@ fn render(
         (phase, _) => format!("{phase:?}"),
     };
     let mut text = format!("{}  {phase}\n", output::paint(Color::Bold, &farm.to_string()));
-    let mut line = |what: &str, value: String| text.push_str(&format!("  {what:<11}{value}\n"));
+    let mut line = |what: &str, value: String| {
+        let line = format!("  {what:<11}{value}\n");
+        text.push_str(&line);
+    };
     line("Version", rollout.target.to_string());
     if let Some(stable) = rollout.stable.filter(|stable| *stable != rollout.target) {
         line("Before", stable.to_string());
@@ -139,7 +142,7 @@ fn console(bytes: &[u8]) -> String {
     let plain: Vec<String> = text.lines().map(|line| line.chars().filter(|c| !c.is_control()).collect()).collect();
     let lines: Vec<_> = plain.iter().filter(|line| !line.trim().is_empty()).collect();
     let end = lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES));
-    let end: String = end.map(|line| format!("    {line}\n")).collect();
+    let end = end.fold(String::new(), |text, line| text + "    " + line + "\n");
     let title = output::paint(Color::Bold, "The end of the rehearsal's console:");
     if end.is_empty() { String::new() } else { format!("{title}\n{end}") }
 }

@@ -6,5 +6,6 @@ mod cli;
 mod console;
 mod images;
 mod installation;
+#[cfg(test)]
 mod registry;
 mod stoke;

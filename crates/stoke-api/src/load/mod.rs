@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use plain::load_documents;
 pub use finding::{Finding, Position, Positions, nearest};
+pub use plain::load_documents;
 
 use self::tree::{Content, Node};
 use self::walk::Walk;

@@ -82,7 +82,8 @@ impl Recipe<'_> {
         };
         if self.source.lock.is_none() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            said.push_str(&format!("{}: write lock: {name} into spec.source.debian to build from it\n", self.name));
+            let hint = format!("{}: write lock: {name} into spec.source.debian to build from it\n", self.name);
+            said.push_str(&hint);
         }
         Ok(said)
     }
