@@ -45,6 +45,7 @@ const DEMO: &[Package] = &[
     package("buildah", "/usr/bin/buildah", "images of Containerfiles"),
     package("skopeo", "/usr/bin/skopeo", "images of container images from registries"),
     package("openssh-client", "/usr/bin/ssh", "stoke ssh"),
+    package("ipmitool", "/usr/bin/ipmitool", "power and consoles of servers by IPMI"),
     package("swtpm", "/usr/bin/swtpm", "TPMs of virtual machines"),
 ];
 
@@ -78,6 +79,7 @@ const TEST: &[Package] = &[
     package("efitools", "/usr/bin/cert-to-efi-sig-list", "tests: a second opinion on signature lists"),
     package("openssl", "/usr/bin/openssl", "tests: the same on signed updates, and on signatures of images"),
     package("systemd", "/lib/systemd/systemd-measure", "tests: a second opinion on what is measured"),
+    package("openipmi", "/usr/bin/ipmi_sim", "tests: a server's management controller"),
     package("qemu-system-arm", "/usr/bin/qemu-system-aarch64", "tests: machines of 64-bit Arm"),
     package("qemu-efi-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "tests: their firmware"),
 ];

@@ -9,6 +9,7 @@
 //! Read [`observed`] first, then `lan.rs`.
 
 mod alarms;
+mod bmc;
 mod check;
 pub mod names;
 pub mod observed;
@@ -31,8 +32,8 @@ mod view;
 pub use check::{check, check_between};
 pub use node_config::{Explained, explain};
 pub use observed::{
-    Desired, Environment, FarmKeys, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage, Observed,
-    ObservedWorkload, Occurrence, SshReboot, VersionNote,
+    BmcSeen, BmcTask, Desired, Environment, FarmKeys, FarmPartRequest, FarmParts, FarmPorts, FinishedBuild, KnownImage,
+    Observed, ObservedWorkload, Occurrence, SshReboot, VersionNote,
 };
 pub use status::Status;
 

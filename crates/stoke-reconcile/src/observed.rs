@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use stoke_api::objects::ImageSpec;
+use stoke_api::objects::{BmcInventory, BmcSpec, ImageSpec, Power};
 use stoke_api::report::{BuiltImage, Report};
 use stoke_api::workload::{BlobRef, Workload};
 use stoke_api::{AnyObject, Digest, ObjectRef};
@@ -67,8 +67,23 @@ pub struct Environment {
     pub farm_keys: BTreeMap<String, FarmKeys>,
     /// Why secrets of nodes cannot be read, by their name.
     pub secret_failures: BTreeMap<String, String>,
+    /// What management controllers said, by their server.
+    pub bmcs: BTreeMap<String, BmcSeen>,
     /// Why parts could not be made, by the same key.
     pub farm_part_failures: BTreeMap<(String, Digest), String>,
+}
+
+/// What a management controller said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BmcSeen {
+    /// Whether its server is on; absent while it does not answer.
+    pub power: Option<Power>,
+    /// What its server is, once it was asked for that.
+    pub inventory: Option<BmcInventory>,
+    /// Why it was not reached or did not do what it was asked for.
+    pub last_error: String,
+    /// Requests of power that have come true.
+    pub requests_done: u64,
 }
 
 /// Ports of a farm.
@@ -172,6 +187,8 @@ pub struct Desired {
     pub farm_parts: Vec<FarmPartRequest>,
     /// Servers that are rebooted by SSH.
     pub ssh_reboots: Vec<SshReboot>,
+    /// What is wanted of management controllers.
+    pub bmcs: Vec<BmcTask>,
     /// What happened to objects since their last status.
     pub events: Vec<Occurrence>,
 }
@@ -183,6 +200,23 @@ pub struct SshReboot {
     pub node: ObjectRef,
     /// Requests so far.
     pub count: u64,
+}
+
+/// What is wanted of a server's management controller: whoever has done less requests does the last one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BmcTask {
+    /// The server.
+    pub server: ObjectRef,
+    /// Its SMBIOS UUID.
+    pub uuid: Option<String>,
+    /// How the controller is reached.
+    pub spec: BmcSpec,
+    /// What the last request shall come to.
+    pub wanted: Option<Power>,
+    /// Requests so far.
+    pub requests: u64,
+    /// Power cycles so far.
+    pub cycles: u64,
 }
 
 /// A farm's own parts of an image version that are to be made.

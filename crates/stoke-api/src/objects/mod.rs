@@ -3,6 +3,7 @@
 //! Serde and the JSON schema decide what is well-formed; each spec's `check` finds what is well-formed and still wrong
 //! (a pool outside its subnet), by field, and does not stop at the first.
 
+mod bmc;
 mod class;
 mod debian;
 mod disk;
@@ -27,6 +28,9 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use bmc::{
+    BmcInventory, BmcSpec, BmcStatus, IPMI_PORT, IpmiSpec, NetworkBoot, RebootAsked, RebootCounts, RedfishSpec,
+};
 pub use class::{ClassSelector, FarmClass, Inventory, InventorySelector, LabelExpression, LabelOperator};
 pub use debian::{DebianSource, Hooks, RecipeFile};
 pub use disk::{DiskRoot, VmDisk};

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Enrolment, ImagePin, NodeConfig, NodeState, Problem, TpmSpec};
+use super::{
+    BmcSpec, BmcStatus, Enrolment, ImagePin, NodeConfig, NodeState, Problem, RebootAsked, RebootCounts, TpmSpec,
+};
 use crate::Condition;
 use crate::names::{Digest, MacAddr, ObjectName};
 
@@ -33,6 +35,9 @@ pub struct ServerSpec {
     /// Its TPM, if that is known before its first boot; else it is accepted by `stoke farm enroll`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmSpec>,
+    /// Its management controller, which switches it on and off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<BmcSpec>,
     /// Configuration that goes over the farm's.
     #[serde(default)]
     pub config: NodeConfig,
@@ -70,12 +75,22 @@ pub struct ServerStatus {
     /// Grows with each `stoke reboot`; the node's agent follows.
     #[serde(default)]
     pub reboots_requested: u64,
+    /// The last `stoke reboot`, until the server begins to boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootAsked>,
+    /// Reboots that people asked for and that went by other ways than the agent.
+    #[serde(default, skip_serializing_if = "RebootCounts::is_empty")]
+    pub reboots: RebootCounts,
+    /// Its power, and what its management controller says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bmc: Option<BmcStatus>,
 }
 
 impl ServerSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
+        problems.extend(self.bmc.iter().flat_map(|bmc| bmc.check("spec.bmc")));
         if self.macs.is_empty() {
             problems.push(Problem::new("spec.macs", "name at least one MAC address; it is how the server is known"));
         }

@@ -11,16 +11,18 @@ mod tests;
 mod waves;
 
 use stoke_api::objects::{
-    ImagePin, NodeState, NodeUpdate, RebootWay, RehearsalPhase, RolloutPhase, RolloutStatus, Trust, UpdatePhase,
+    ImagePin, NodeState, NodeUpdate, Power, RebootWay, RehearsalPhase, RolloutPhase, RolloutStatus, Trust, UpdatePhase,
 };
 use stoke_api::workload::{FarmImage, FarmNode};
 use stoke_api::{Condition, Digest, ObjectRef};
 
 use crate::observed::{Desired, Occurrence, SshReboot};
 use crate::status::condition;
-use crate::view::{Farm, View};
+use crate::view::{Farm, Server, View};
 use crate::{farm, machine};
 use step::{Input, Seen, next};
+
+pub(crate) use step::began_ms;
 
 /// Different configurations that are rehearsed at most.
 const EXAMPLES: usize = 4;
@@ -70,10 +72,19 @@ fn seen(view: &View<'_>, reference: &ObjectRef, farm: &Farm, node: &FarmNode, ve
         None => reported,
     };
     let kexec = farm.spec.update.as_ref().is_some_and(|update| update.kexec) && farm.spec.trust == Trust::Network;
-    let others: &[RebootWay] =
-        if object.is_some() { &[RebootWay::Hypervisor] } else { &[RebootWay::Agent, RebootWay::Ssh] };
+    let others: &[RebootWay] = match view.server(&node.owner) {
+        Some(server) if can_be_cycled(server) => &[RebootWay::Agent, RebootWay::Ssh, RebootWay::Bmc],
+        _ if object.is_some() => &[RebootWay::Hypervisor],
+        _ => &[RebootWay::Agent, RebootWay::Ssh],
+    };
     let ways = kexec.then_some(RebootWay::Kexec).into_iter().chain(others.iter().copied()).collect();
     Seen { node: node.owner.clone(), pin: pin.map(|pin| pinned(pin, versions)), state, ways }
+}
+
+/// Whether its controller may switch it off and on: not when people have switched it off.
+fn can_be_cycled(server: &Server) -> bool {
+    let wanted = server.status.bmc.as_ref().and_then(|bmc| bmc.wanted);
+    server.spec.bmc.is_some() && wanted != Some(Power::Off)
 }
 
 fn pinned(pin: &ImagePin, versions: &[Digest]) -> Result<Digest, String> {
@@ -106,6 +117,11 @@ pub(crate) fn orders(farm: &Farm, node: &ObjectRef) -> u64 {
 pub(crate) fn resets(view: &View<'_>, farm: &ObjectRef, machine: &ObjectRef) -> u64 {
     let noted = view.farm(farm).and_then(|farm| noted(farm, machine));
     noted.map_or(0, |noted| noted.reboots_by(&[RebootWay::Hypervisor]))
+}
+
+/// Power cycles that a server's controller was asked for because of an update.
+pub(crate) fn cycles(farm: &Farm, node: &ObjectRef) -> u64 {
+    noted(farm, node).map_or(0, |noted| noted.reboots_by(&[RebootWay::Bmc]))
 }
 
 /// Servers of a farm that are rebooted by SSH.
