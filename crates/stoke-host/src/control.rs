@@ -271,12 +271,7 @@ fn powered(object: &AnyObject, action: PowerAction) -> Result<Status, String> {
             }
             Ok(Status::Machine(status))
         }
-        (AnyObject::Server(server), PowerAction::Reboot) => {
-            let mut status = server.status.clone();
-            status.reboots_requested += 1;
-            Ok(Status::Server(status))
-        }
-        (AnyObject::Server(_), _) => Err("a server is switched at its own button; only reboot works here".to_owned()),
+        (AnyObject::Server(server), action) => crate::power::of_server(server, action).map(Status::Server),
         (other, _) => Err(format!("{} has no power", other.reference())),
     }
 }

@@ -33,12 +33,15 @@ pub mod store;
 pub mod supervise;
 pub mod up;
 
+mod bmc;
+mod bmc_visit;
 mod boot_programs;
 mod egress;
 mod enroll;
 mod files;
 mod in_use;
 mod keys;
+mod power;
 mod record;
 mod signatures;
 mod ssh_reboots;

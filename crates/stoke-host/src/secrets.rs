@@ -110,7 +110,7 @@ async fn give(files: &WorkloadFiles, secrets: &FarmSecrets) {
 }
 
 /// The content, or what is wrong and what to do.
-fn read(secret: &SecretRef) -> Result<Vec<u8>, String> {
+pub(crate) fn read(secret: &SecretRef) -> Result<Vec<u8>, String> {
     match secret.source() {
         Some(SecretSource::File(path)) => read_file(path),
         Some(SecretSource::Secret { .. }) => {

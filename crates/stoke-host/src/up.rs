@@ -25,6 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::bmc::Controllers;
 use crate::boot_programs::boot_programs;
 use crate::control::{Control, DownRequest, Picture};
 use crate::down::end_everything;
@@ -133,6 +134,7 @@ struct Host {
     egress: Egress,
     images: Images,
     ssh_reboots: SshReboots,
+    controllers: Controllers,
     secrets: SecretFiles,
     environment: Environment,
     picture: watch::Sender<Arc<Picture>>,
@@ -161,6 +163,8 @@ impl Host {
             ..Environment::default()
         };
         let ssh_reboots = SshReboots::open(store.clone(), binaries.clone(), folders.clone())?;
+        let wake = Arc::<Notify>::default();
+        let controllers = Controllers::open(store.clone(), wake.clone())?;
         let supervisor = Supervisor::adopt(folders.clone(), binaries, authority);
         let egress = Egress::adopt(folders.clone());
         Ok(Self {
@@ -170,10 +174,11 @@ impl Host {
             egress,
             images,
             ssh_reboots,
+            controllers,
             secrets: SecretFiles::default(),
             environment,
             picture,
-            wake: Arc::default(),
+            wake,
         })
     }
 
@@ -216,12 +221,14 @@ impl Host {
         let ended = self.supervisor.observe().await;
         self.images.ended(ended)?;
         self.images.collect()?;
+        self.store.record_events(self.controllers.collect()?)?;
         let observed = self.observed()?;
         let desired = reconcile(&observed);
         let changed = self.write(&observed.objects, &desired)?;
         self.images.make(desired.farm_parts, &self.wake);
         let under_way = self.supervisor.apply(&desired.workloads).await;
         self.store.record_events(self.ssh_reboots.carry_out(&desired.ssh_reboots)?)?;
+        self.controllers.carry_out(&desired.bmcs)?;
         self.secrets.hand_over(&desired.workloads, &self.supervisor.observed(), &self.folders).await;
         let wants_out = desired.workloads.iter().any(|w| matches!(&w.role, Role::Node(node) if node.egress));
         self.egress.ensure(wants_out && self.supervisor.has_namespaces());
@@ -249,6 +256,7 @@ impl Host {
         self.environment.farm_parts.clone_from(self.images.parts());
         self.environment.farm_part_failures = self.images.failures();
         self.environment.secret_failures.clone_from(self.secrets.failures());
+        self.environment.bmcs.clone_from(self.controllers.seen());
         self.environment.farm_keys = secureboot::farm_keys(&self.folders.state, &objects);
         Ok(Observed { objects, workloads: self.supervisor.observed(), environment: self.environment.clone() })
     }
