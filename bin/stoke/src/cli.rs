@@ -65,6 +65,8 @@ pub(crate) enum Command {
     /// Attach to a machine's serial console
     ///
     /// Shows the console's history first, then what happens. Ctrl-] detaches. Any number of people can attach at once. Without a terminal it copies standard input to the console and the console to standard output.
+    ///
+    /// The console of a server goes through its management controller by IPMI: without history, for one person at a time, and Enter then ~. detaches.
     Console(OneMachine),
     /// Show the log of what serves an object
     Logs(Logs),
@@ -76,9 +78,9 @@ pub(crate) enum Command {
     /// Watch and steer how a farm's nodes go over to another version of their image
     #[command(subcommand)]
     Rollout(Rollout),
-    /// Start machines that were stopped
+    /// Start machines that were stopped, and servers by their management controllers
     Start(Objects),
-    /// Shut machines down; their run strategy stays as it is written
+    /// Shut machines down, whose run strategy stays as it is written, and servers by their management controllers
     Stop(Objects),
     /// Reboot machines or servers
     Reboot(Objects),

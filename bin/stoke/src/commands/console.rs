@@ -43,8 +43,11 @@ pub(crate) fn run(folders: &Folders, machine: &OneMachine) -> anyhow::Result<Exi
     let words = [machine.name.clone()];
     let found = references(&words, Some(Kind::Machine), &machine.namespace)?;
     let reference = found.first().ok_or_else(|| Failure::plain("no machine is named"))?;
+    if reference.kind == Kind::Server {
+        return super::serial::run(folders, reference);
+    }
     if reference.kind != Kind::Machine {
-        return Err(Failure::usage(format!("{reference} has no console here"), "machines have one"));
+        return Err(Failure::usage(format!("{reference} has no console here"), "machines and servers have one"));
     }
     let path = blocking(find(folders, reference))?;
     let socket = connect(&path).map_err(|_| absent(reference))?;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use stoke_api::control::ObjectEvent;
-use stoke_api::objects::NodeState;
+use stoke_api::objects::{BmcStatus, NodeState, Power};
 use stoke_api::{AnyObject, Condition, Kind, ObjectRef};
 
 use super::get::truth;
@@ -48,6 +48,11 @@ fn render(object: &AnyObject, events: &[ObjectEvent], now: jiff::Timestamp) -> a
         text.push_str(&section("Spec", &output::indented(&output::yaml(spec)?, "  ")));
     }
     text.push_str(&section("Conditions", &conditions(object.conditions(), now)));
+    if let AnyObject::Server(server) = object
+        && let Some(bmc) = &server.status.bmc
+    {
+        text.push_str(&section("Management controller", &controller_lines(bmc)));
+    }
     if let Some(node) = node_of(object) {
         text.push_str(&section("Node", &node_lines(node)));
         text.push_str(&section("Boot", &timeline(node)));
@@ -100,6 +105,24 @@ fn node_of(object: &AnyObject) -> Option<&NodeState> {
         AnyObject::Server(server) => server.status.node.as_ref(),
         _ => None,
     }
+}
+
+/// What a server's management controller says.
+fn controller_lines(bmc: &BmcStatus) -> String {
+    let power = bmc.power.map(|power| if power == Power::On { "On" } else { "Off" });
+    let found = bmc.inventory.clone().unwrap_or_default();
+    let macs: Vec<_> = found.macs.iter().map(ToString::to_string).collect();
+    let lines = [
+        ("Power", power.unwrap_or_default().to_owned()),
+        ("Made by", found.manufacturer.unwrap_or_default()),
+        ("Product", found.product.unwrap_or_default()),
+        ("Serial", found.serial.unwrap_or_default()),
+        ("UUID", found.uuid.unwrap_or_default()),
+        ("MACs", macs.join(", ")),
+        ("Error", bmc.last_error.clone()),
+    ];
+    let kept = lines.iter().filter(|(_, value)| !value.is_empty());
+    kept.map(|(name, value)| format!("  {:<10}{value}\n", format!("{name}:"))).collect::<Vec<_>>().concat()
 }
 
 fn node_lines(node: &NodeState) -> String {

@@ -134,7 +134,7 @@ fn table(kind: Kind, objects: &[AnyObject], wide: bool, several: bool, now: jiff
 fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
     let (own, more): (&[_], &[_]) = match kind {
         Kind::Machine => (&["PHASE", "POWER", "ADDRESS", "IMAGE"], &["WANTED", "ACCEL", "ROOT", "LINKS", "MESSAGE"]),
-        Kind::Server => (&["PHASE", "ADDRESS", "IMAGE"], &["WANTED", "ROOT", "FARM", "MACS", "MESSAGE"]),
+        Kind::Server => (&["PHASE", "ADDRESS", "IMAGE"], &["WANTED", "ROOT", "POWER", "FARM", "MACS", "MESSAGE"]),
         Kind::Image => (&["DIGEST", "SIZE", "KERNEL"], &["MESSAGE"]),
         Kind::Lan => (&["BRIDGE", "SUBNETS", "LEASES"], &["MESSAGE"]),
         Kind::Farm => (&["IMAGE", "NODES", "ADDRESS"], &["LAN", "VERSION", "MESSAGE"]),
@@ -149,10 +149,12 @@ fn row(object: &AnyObject, wide: bool, several: bool, now: jiff::Timestamp) -> V
         AnyObject::Server(server) => {
             let (address, image, root) = node_cells(server.status.node.as_ref());
             let macs: Vec<_> = server.spec.macs.iter().map(ToString::to_string).collect();
+            let power = server.status.bmc.as_ref().and_then(|bmc| bmc.power);
+            let power = power.map_or("", |power| if power == Power::On { "On" } else { "Off" });
             let farm = format!("{}/{}", server.spec.farm.namespace, server.spec.farm.name);
             (
                 vec![phase(server.status.node.as_ref()), address, image],
-                vec![short(server.status.image), root, farm, macs.join(",")],
+                vec![short(server.status.image), root, power.to_owned(), farm, macs.join(",")],
             )
         }
         AnyObject::Image(image) => (image_cells(&image.status), Vec::new()),

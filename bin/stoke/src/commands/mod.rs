@@ -17,6 +17,7 @@ mod plan;
 mod power;
 mod reference;
 mod rollout;
+mod serial;
 mod serve;
 mod ssh;
 mod status;

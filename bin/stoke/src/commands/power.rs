@@ -14,13 +14,9 @@ use crate::output;
 pub(crate) async fn run(folders: &Folders, objects: &Objects, action: PowerAction) -> anyhow::Result<ExitCode> {
     let references = references(&objects.words, Some(Kind::Machine), &objects.namespace)?;
     for reference in &references {
-        let allowed = match reference.kind {
-            Kind::Machine => true,
-            Kind::Server => action == PowerAction::Reboot,
-            _ => false,
-        };
+        let allowed = matches!(reference.kind, Kind::Machine | Kind::Server);
         if !allowed {
-            let hint = "machines can be started, stopped and rebooted, servers rebooted";
+            let hint = "machines and servers can be started, stopped and rebooted";
             return Err(Failure::usage(format!("{reference} has no such power"), hint));
         }
     }
