@@ -172,11 +172,13 @@ off() {{
 }}
 on() {{
     running && return 0
-    qemu-system-x86_64 -M pc,graphics=off -m 32 -display none -nodefaults -daemonize -pidfile qemu.pid \
+    setsid qemu-system-x86_64 -M pc,graphics=off -m 32 -display none -nodefaults -boot reboot-timeout=1000 \
         -chardev socket,id=bmc,host={address},port={CONTROLLER_PORT},reconnect=1 \
         -device ipmi-bmc-extern,id=bmc0,chardev=bmc -device isa-ipmi-kcs,bmc=bmc0,irq=5 \
         -chardev socket,id=serial,host={address},port={SERIAL_PORT},server=on,wait=off \
-        -device isa-serial,chardev=serial </dev/null >/dev/null 2>&1
+        -device isa-serial,chardev=serial </dev/null >/dev/null 2>&1 &
+    # Not awaited: the controller answers nobody meanwhile.
+    echo $! >qemu.pid
 }}
 case "$2 $3 $4" in
     "get power "*) if running; then echo power:1; else echo power:0; fi ;;
