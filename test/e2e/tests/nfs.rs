@@ -15,11 +15,13 @@ const SERVER: &str = "10.10.0.5";
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs the port mapper and the NFS server in a world of their own: `/run`, and an `/etc` with what Debian's packages would
-/// have put there. `$1` is the peers' tree, `$2` the server's folder.
+/// have put there, the smallest system having neither protocols nor services. `$1` is the peers' tree, `$2` the server's folder.
 const SERVE: &str = r#"set -e
 mount -t tmpfs run /run
 mkdir -p /run/rpcbind /run/ganesha /run/etc
 cp "$1/etc/netconfig" /run/etc/
+printf 'tcp 6 TCP\nudp 17 UDP\n' > /run/etc/protocols
+printf 'sunrpc 111/tcp\nsunrpc 111/udp\n' > /run/etc/services
 { cat /etc/passwd; echo "_rpc:x:65534:65534::/run/rpcbind:/usr/sbin/nologin"; } > /run/etc/passwd
 mount -t overlay etc -o "lowerdir=/run/etc:/etc" /etc
 libraries="$1/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/ganesha"
