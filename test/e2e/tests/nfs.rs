@@ -21,7 +21,7 @@ mount -t tmpfs run /run
 mkdir -p /run/rpcbind /run/ganesha /run/etc
 cp "$1/etc/netconfig" /run/etc/
 printf 'tcp 6 TCP\nudp 17 UDP\n' > /run/etc/protocols
-printf 'sunrpc 111/tcp\nsunrpc 111/udp\n' > /run/etc/services
+printf 'sunrpc 111/tcp portmapper\nsunrpc 111/udp portmapper\n' > /run/etc/services
 { cat /etc/passwd; echo "_rpc:x:65534:65534::/run/rpcbind:/usr/sbin/nologin"; } > /run/etc/passwd
 mount -t overlay etc -o "lowerdir=/run/etc:/etc" /etc
 libraries="$1/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/ganesha"
