@@ -1,7 +1,7 @@
 //! The root is a directory on an NFS server that is none of ours: a real guest, and NFS-Ganesha in user space.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,7 @@ const SERVER: &str = "10.10.0.5";
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs the port mapper and the NFS server in a world of their own: `/run`, and an `/etc` with what Debian's packages would
-/// have put there, the smallest system lacking all of it. The export `$4` is made of the root `$3` on a
+/// have put there, the smallest system lacking all of it. The export `$3` is made of the root that is its input, on a
 /// file system of its own, which the server tells apart from all others wherever this host has them. `$1` is the peers'
 /// tree, `$2` the server's folder.
 const SERVE: &str = r#"set -e
@@ -26,9 +26,9 @@ ln -s /proc/self/mounts /run/etc/mtab
 printf 'tcp 6 TCP\nudp 17 UDP\n' > /run/etc/protocols
 printf 'sunrpc 111/tcp portmapper\nsunrpc 111/udp portmapper\n' > /run/etc/services
 { cat /etc/passwd; echo "_rpc:x:65534:65534::/run/rpcbind:/usr/sbin/nologin"; } > /run/etc/passwd
-mkdir "$4"
-mount -t tmpfs root "$4"
-unsquashfs -quiet -no-progress -force -dest "$4" "$3" > /dev/null
+mkdir "$3"
+mount -t tmpfs root "$3"
+unsquashfs -quiet -no-progress -force -dest "$3" /proc/self/fd/0 > /dev/null
 mount -t overlay etc -o "lowerdir=/run/etc:/etc" /etc
 libraries="$1/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/ganesha"
 run="$1/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path $libraries"
@@ -71,14 +71,7 @@ fn serve(farm: &Installation, export: &Path) -> Result<Process> {
         SERVE,
         "serve",
     ]);
-    command
-        .arg(tree)
-        .arg(world.folder())
-        .arg(root(farm)?)
-        .arg(export)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+    command.arg(tree).arg(world.folder()).arg(export).stdin(root(farm)?).stdout(log.try_clone()?).stderr(log);
     let server = Process::start(&mut command)?;
     let listens = || Ok((!world.run("ss", &["-ltnH", "sport", "=", ":2049"])?.is_empty()).then_some(()));
     wait_for("the NFS server", LIMIT, listens).with_context(|| said(farm))?;
@@ -90,12 +83,13 @@ fn said(farm: &Installation) -> String {
     format!("{}\n{}", text("nfs.log"), text("ganesha.log"))
 }
 
-/// The file of the farm's root.
-fn root(farm: &Installation) -> Result<PathBuf> {
+/// The farm's root.
+fn root(farm: &Installation) -> Result<File> {
     let config = fs_err::read_to_string(farm.state().join("run/workloads/farm-default-lab/config.json"))?;
     let config: Value = serde_json::from_str(&config)?;
     let root = config.pointer("/images/0/root/blob").and_then(Value::as_str).context("no image")?;
-    Ok(farm.state().join("images/blobs/sha256").join(root.trim_start_matches("sha256:")))
+    let file = farm.state().join("images/blobs/sha256").join(root.trim_start_matches("sha256:"));
+    Ok(fs_err::File::open(file)?.into_file())
 }
 
 #[test]
