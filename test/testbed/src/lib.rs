@@ -10,6 +10,7 @@
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
 
 mod cache;
+mod console;
 mod installation;
 pub mod machine;
 pub mod metrics;
