@@ -84,7 +84,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, site: &Site, tls: Optio
     drop(place);
     match shaken {
         Ok(Ok(stream)) => conversation::hold(Wire::Tls(Box::new(stream)), site, crowd, peer).await,
-        Ok(Err(error)) => tracing::info!(%peer, %error, "TLS refused; does the node have this farm's CA?"),
+        Ok(Err(error)) => {
+            let mac = site.farm.trace.mac_of(peer.ip()).map(tracing::field::display);
+            tracing::info!(mac, %peer, %error, "TLS refused; does the node have this farm's CA?");
+        }
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
 }

@@ -10,6 +10,7 @@ use stoke_api::{Digest, MacAddr};
 use stoke_boot::old_paths::{self, OldPath, Program};
 use stoke_tftp::Outcome;
 use stoke_tftp::server::{Asked, Content, Ended, Files, OnDisk};
+use tracing::field::display;
 
 use crate::boot_files;
 use crate::config::{Identity, Serving};
@@ -37,7 +38,8 @@ impl Files for Farm {
         if !serving.programs.contains_key(asked.name)
             && let Some(found) = old_path(&serving, asked)
         {
-            tracing::info!(client = %asked.client, name = asked.name, "TFTP: a path of an older farm");
+            let mac = self.trace.mac_of(asked.client.ip()).map(display);
+            tracing::info!(mac, client = %asked.client, name = asked.name, "TFTP: a path of an older farm");
             return Some(found);
         }
         self.open(asked.name, asked.client)
@@ -53,13 +55,21 @@ impl Files for Farm {
             Outcome::Aborted(reason) => format!("given up by the client: {reason}"),
             Outcome::Silent => "the client went silent".to_owned(),
         };
-        let noted = Noted::now("tftp", ended.name, result).took(ended.took).bytes(ended.bytes);
-        self.trace.client(ended.client.ip(), noted);
+        let Ended { client, name, took, bytes, .. } = *ended;
+        let noted = Noted::now("tftp", name, result.clone()).took(took).bytes(bytes);
+        let mac = self.trace.client(client.ip(), noted).map(display);
+        match ended.outcome {
+            Outcome::Silent => {
+                tracing::warn!(mac, %client, name, "TFTP: {result}; is a firewall in the way of our answers?");
+            }
+            Outcome::Aborted(_) => tracing::warn!(mac, %client, name, "TFTP: {result}"),
+            _ => tracing::info!(mac, %client, name, took_ms = took.as_millis(), bytes, "TFTP: {result}"),
+        }
     }
 
     fn refused(&self, client: SocketAddr, name: &str, reason: &str) {
-        tracing::info!(%client, name, reason, "TFTP: refused");
-        self.trace.client(client.ip(), Noted::now("tftp", name, reason));
+        let mac = self.trace.client(client.ip(), Noted::now("tftp", name, reason)).map(display);
+        tracing::info!(mac, %client, name, reason, "TFTP: refused");
     }
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use stoke_api::node::Phase;
+use stoke_nbd::latency::Observed;
 
 use crate::trace::Reached;
 
@@ -153,6 +155,10 @@ impl Collector for Wire {
             let counter = ConstCounter::new(value.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        let help = "Time from an NBD read's request to the last of its data";
+        let mut latency = encoder.encode_descriptor("nbd_read", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let Observed { buckets, sum, count } = self.nbd.latency.observed();
+        latency.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         let gauges: [(&str, &str, &AtomicU64); 2] = [
             ("tftp_active", "TFTP transfers now", &self.tftp.active),
             ("nbd_open", "NBD connections open now", &self.nbd.open),

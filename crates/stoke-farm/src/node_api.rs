@@ -297,12 +297,12 @@ async fn orders(State(farm): State<Arc<Farm>>, Query(asks): Query<Asks>) -> Resp
     let until = tokio::time::Instant::now() + HOLD;
     loop {
         changes.borrow_and_update();
-        let orders = match current(&farm, &asks) {
-            Ok(orders) => orders,
+        let (mac, orders) = match current(&farm, &asks) {
+            Ok(current) => current,
             Err(over) => return RecordError::Over(over).answer(),
         };
         if orders.reboot {
-            tracing::info!(session = asks.session, number = orders.number, "node is told to reboot");
+            tracing::info!(%mac, session = asks.session, number = orders.number, "node is told to reboot");
             return Json(orders).into_response();
         }
         let news = tokio::time::timeout_at(until, changes.changed()).await;
@@ -327,13 +327,13 @@ fn kexec(serving: &Serving, node: &FarmNode) -> Option<Kexec> {
     })
 }
 
-fn current(farm: &Farm, asks: &Asks) -> Result<Orders, SessionOver> {
+fn current(farm: &Farm, asks: &Asks) -> Result<(MacAddr, Orders), SessionOver> {
     let serving = farm.serving();
     farm.with_sessions(|sessions| {
         let node = sessions.of_session(&asks.session)?;
         let object = node.owner.as_ref().and_then(|owner| serving.node(owner));
         let mut orders = node.orders(asks.seen, object.map_or(0, |object| object.reboots_requested));
         orders.kexec = object.filter(|object| orders.reboot && object.kexec).and_then(|object| kexec(&serving, object));
-        Ok(orders)
+        Ok((node.mac, orders))
     })
 }

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use stoke_api::Digest;
 use stoke_nbd::hot::{self, Range};
 use stoke_nbd::image::Image;
-use stoke_nbd::server::Handle;
+use stoke_nbd::server::{Attachment, Handle};
 use stoke_nbd::{Export, Exports};
+use tracing::field::display;
 
 use crate::config::Serving;
 use crate::farm::Farm;
 use crate::files::open_sized;
+use crate::trace::Noted;
 
 /// Block that reads of a root are best aligned to: the page, and the block of its dm-verity tree.
 const BLOCK: u32 = 4096;
@@ -134,6 +136,18 @@ impl Farm {
     pub(crate) fn booted_over_nbd(self: &Arc<Self>, root: Digest) {
         let farm = self.clone();
         tokio::task::spawn_blocking(move || farm.images.booted(&root));
+    }
+
+    /// A client has attached a root over NBD, or is gone.
+    pub(crate) fn nbd(&self, attachment: &Attachment) {
+        let Attachment { client, reads, bytes, ended } = *attachment;
+        let noted = match ended {
+            None => Noted::now("nbd", "root", "attached"),
+            Some(took) => Noted::now("nbd", "root", format!("detached after {reads} reads")).took(took).bytes(bytes),
+        };
+        let mac = self.trace.client(client.ip(), noted).map(display);
+        let state = if ended.is_some() { "detached" } else { "attached" };
+        tracing::info!(mac, %client, reads, bytes, "NBD: {state}");
     }
 }
 

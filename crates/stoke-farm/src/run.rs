@@ -171,9 +171,11 @@ async fn serve_once(farm: &Arc<Farm>, service: Service, at: SocketAddr, stop: &C
         Service::Nbd => {
             let exports = Arc::new(Roots(farm.clone()));
             let server = stoke_nbd::server::Server::new(exports, farm.metrics.nbd.clone());
+            let watching = farm.clone();
+            let watcher: stoke_nbd::server::Watcher = Arc::new(move |attachment| watching.nbd(&attachment));
             let farm = farm.clone();
             let tls: stoke_nbd::server::TlsSource = Arc::new(move || Some(farm.serving().nbd_tls.clone()));
-            server.with_tls(tls).serve(listener, stop.clone()).await;
+            server.with_tls(tls).with_watcher(watcher).serve(listener, stop.clone()).await;
         }
         Service::NodeApi => {
             let farm = farm.clone();

@@ -49,6 +49,10 @@ pub(crate) struct Connection {
     tail: Option<Tail>,
     /// A read that is not answered completely.
     reading: Option<Read>,
+    /// When the last read was begun, until all of its data is on the way.
+    begun: Option<Instant>,
+    /// Number and bytes of all reads.
+    reads: (u64, u64),
 }
 
 /// A part of an image that is to be sent.
@@ -69,7 +73,7 @@ pub(crate) struct Surroundings<'a, E> {
 impl Connection {
     pub(crate) fn new(channel: Channel, tls: Option<Arc<TlsConfig>>) -> Self {
         let session = Session::with_tls(tls.as_ref().map(|tls| tls.policy()).unwrap_or_default());
-        Self { channel, session, tls, rest: Vec::new(), tail: None, reading: None }
+        Self { channel, session, tls, rest: Vec::new(), tail: None, reading: None, begun: None, reads: (0, 0) }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
@@ -79,6 +83,16 @@ impl Connection {
     /// Whether the client has chosen an export.
     pub(crate) fn transmits(&self) -> bool {
         self.session.export().is_some()
+    }
+
+    /// Whether it has, now or before its session ended.
+    pub(crate) fn has_attached(&self) -> bool {
+        self.transmits() || self.reads.0 > 0
+    }
+
+    /// Reads until now: their number, and the bytes that they asked for.
+    pub(crate) fn reads(&self) -> (u64, u64) {
+        self.reads
     }
 
     /// Serves the client until there is something to wait for.
@@ -121,6 +135,7 @@ impl<E: Exports<Handle = Handle>> Turn<'_, E> {
             if full && !self.flush()? {
                 return Ok(Next::Writable);
             }
+            self.answered();
             if let Some(read) = self.connection.reading.take() {
                 self.part(read);
                 continue;
@@ -164,7 +179,18 @@ impl<E: Exports<Handle = Handle>> Turn<'_, E> {
             image.hot.note(read.offset, read.length);
         }
         self.surroundings.counters.read(read.length);
+        let (reads, bytes) = &mut self.connection.reads;
+        (*reads, *bytes) = (*reads + 1, *bytes + u64::from(read.length));
+        self.connection.begun = Some(Instant::now());
         self.connection.reading = Some(read);
+    }
+
+    /// Counts the last read if nothing of it is left to be had.
+    fn answered(&mut self) {
+        let whole = self.connection.reading.is_none() && self.connection.tail.is_none();
+        if let Some(begun) = self.connection.begun.take_if(|_| whole) {
+            self.surroundings.counters.latency.observe(begun.elapsed());
+        }
     }
 
     /// Puts the next part of a read's answer behind the others.

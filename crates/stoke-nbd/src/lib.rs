@@ -20,6 +20,8 @@ pub mod hot;
 #[cfg(feature = "server")]
 pub mod image;
 #[cfg(feature = "server")]
+pub mod latency;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod session;
 pub mod wire;

@@ -6,6 +6,7 @@
 //! is not asked for more requests meanwhile.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::Channel;
 use crate::connection::{Connection, Next, Surroundings};
 use crate::image::Image;
+use crate::latency::Latency;
 use crate::session::{Exports, Tls};
 use crate::workers::Workers;
 
@@ -63,6 +65,8 @@ pub struct Counters {
     pub reads: AtomicU64,
     /// Bytes of data that were read.
     pub bytes: AtomicU64,
+    /// How long reads took.
+    pub latency: Latency,
 }
 
 impl Counters {
@@ -72,6 +76,22 @@ impl Counters {
     }
 }
 
+/// A client that has attached an export, and what it did with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The client.
+    pub client: SocketAddr,
+    /// Reads until now.
+    pub reads: u64,
+    /// Bytes that they asked for.
+    pub bytes: u64,
+    /// How long it was attached, if it has gone.
+    pub ended: Option<Duration>,
+}
+
+/// Told of each attachment when it begins and when it has ended.
+pub type Watcher = Arc<dyn Fn(Attachment) + Send + Sync>;
+
 /// Serves exports. Clones share their connections' bounds and counters.
 pub struct Server<E> {
     exports: Arc<E>,
@@ -79,6 +99,7 @@ pub struct Server<E> {
     permits: Arc<Semaphore>,
     counters: Arc<Counters>,
     tls: Option<TlsSource>,
+    watcher: Option<Watcher>,
 }
 
 impl<E> std::fmt::Debug for Server<E> {
@@ -95,6 +116,7 @@ impl<E> Clone for Server<E> {
             permits: self.permits.clone(),
             counters: self.counters.clone(),
             tls: self.tls.clone(),
+            watcher: self.watcher.clone(),
         }
     }
 }
@@ -103,13 +125,19 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
     /// A server of these exports. They are asked for each negotiation; an export that is gone stays readable to who has it.
     pub fn new(exports: Arc<E>, counters: Arc<Counters>) -> Self {
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        Self { exports, workers: Workers::default(), permits, counters, tls: None }
+        Self { exports, workers: Workers::default(), permits, counters, tls: None, watcher: None }
     }
 
     /// Also inside of TLS.
     #[must_use]
     pub fn with_tls(self, tls: TlsSource) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// And tells who attaches what it exports.
+    #[must_use]
+    pub fn with_watcher(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
     }
 
     /// Accepts until the token is cancelled. Connections that are established then go on.
@@ -124,7 +152,7 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
                 Ok((stream, peer)) => {
                     let server = self.clone();
                     tokio::spawn(async move {
-                        let ended = server.counted(stream).await;
+                        let ended = server.counted(stream, peer).await;
                         tracing::debug!(%peer, ?ended, "NBD connection ended");
                         drop(permit);
                     });
@@ -138,21 +166,24 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
         }
     }
 
-    async fn counted(&self, stream: TcpStream) -> io::Result<()> {
+    async fn counted(&self, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         self.counters.open.fetch_add(1, Ordering::Relaxed);
-        let result = self.connection(stream).await;
+        let mut watched = Watched { client, watcher: self.watcher.clone(), reads: (0, 0), since: None };
+        let result = self.connection(stream, &mut watched).await;
+        watched.ends();
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
         result
     }
 
-    async fn connection(&self, stream: TcpStream) -> io::Result<()> {
+    async fn connection(&self, stream: TcpStream, watched: &mut Watched) -> io::Result<()> {
         let channel = Channel::new(stream.into_std()?)?;
         let mut connection = Connection::new(channel, self.tls.as_ref().and_then(|tls| tls()));
         let negotiated = Instant::now() + NEGOTIATION;
         loop {
             let (back, next) = self.turn(connection).await?;
             connection = back;
+            watched.sees(&connection);
             let interest = match next {
                 Next::Closed => return Ok(()),
                 Next::Turn => continue,
@@ -179,6 +210,39 @@ impl<E: Exports<Handle = Handle> + Send + Sync + 'static> Server<E> {
             let _ = sender.send(next.map(|next| (connection, next)));
         });
         receiver.await.map_err(io::Error::other)?
+    }
+}
+
+/// What is told of a connection.
+struct Watched {
+    client: SocketAddr,
+    watcher: Option<Watcher>,
+    /// Their number and bytes.
+    reads: (u64, u64),
+    /// When it attached an export.
+    since: Option<Instant>,
+}
+
+impl Watched {
+    fn sees(&mut self, connection: &Connection) {
+        self.reads = connection.reads();
+        if self.since.is_none() && connection.has_attached() {
+            self.since = Some(Instant::now());
+            self.tell(None);
+        }
+    }
+
+    fn ends(&self) {
+        if let Some(since) = self.since {
+            self.tell(Some(since.elapsed()));
+        }
+    }
+
+    fn tell(&self, ended: Option<Duration>) {
+        let (reads, bytes) = self.reads;
+        if let Some(watcher) = &self.watcher {
+            watcher(Attachment { client: self.client, reads, bytes, ended });
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The root is a directory on an NFS server that is none of ours: a real guest, and NFS-Ganesha in user space.
 
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,12 +15,20 @@ const SERVER: &str = "10.10.0.5";
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs the port mapper and the NFS server in a world of their own: `/run`, and an `/etc` with what Debian's packages would
-/// have put there. `$1` is the peers' tree, `$2` the server's folder.
+/// have put there, the smallest system lacking all of it. The export `$3` is made of the root that is its input, on a
+/// file system of its own, which the server tells apart from all others wherever this host has them. `$1` is the peers'
+/// tree, `$2` the server's folder.
 const SERVE: &str = r#"set -e
 mount -t tmpfs run /run
 mkdir -p /run/rpcbind /run/ganesha /run/etc
 cp "$1/etc/netconfig" /run/etc/
+ln -s /proc/self/mounts /run/etc/mtab
+printf 'tcp 6 TCP\nudp 17 UDP\n' > /run/etc/protocols
+printf 'sunrpc 111/tcp portmapper\nsunrpc 111/udp portmapper\n' > /run/etc/services
 { cat /etc/passwd; echo "_rpc:x:65534:65534::/run/rpcbind:/usr/sbin/nologin"; } > /run/etc/passwd
+mkdir "$3"
+mount -t tmpfs root "$3"
+unsquashfs -quiet -no-progress -force -dest "$3" /proc/self/fd/0 > /dev/null
 mount -t overlay etc -o "lowerdir=/run/etc:/etc" /etc
 libraries="$1/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/ganesha"
 run="$1/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path $libraries"
@@ -63,7 +71,7 @@ fn serve(farm: &Installation, export: &Path) -> Result<Process> {
         SERVE,
         "serve",
     ]);
-    command.arg(tree).arg(world.folder()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.arg(tree).arg(world.folder()).arg(export).stdin(root(farm)?).stdout(log.try_clone()?).stderr(log);
     let server = Process::start(&mut command)?;
     let listens = || Ok((!world.run("ss", &["-ltnH", "sport", "=", ":2049"])?.is_empty()).then_some(()));
     wait_for("the NFS server", LIMIT, listens).with_context(|| said(farm))?;
@@ -75,15 +83,13 @@ fn said(farm: &Installation) -> String {
     format!("{}\n{}", text("nfs.log"), text("ganesha.log"))
 }
 
-/// Unpacks the farm's root for the server.
-fn unpack(farm: &Installation, to: &Path) -> Result<()> {
+/// The farm's root.
+fn root(farm: &Installation) -> Result<File> {
     let config = fs_err::read_to_string(farm.state().join("run/workloads/farm-default-lab/config.json"))?;
     let config: Value = serde_json::from_str(&config)?;
     let root = config.pointer("/images/0/root/blob").and_then(Value::as_str).context("no image")?;
-    let blob = farm.state().join("images/blobs/sha256").join(root.trim_start_matches("sha256:"));
-    let unpacked = Command::new("unsquashfs").args(["-quiet", "-no-progress", "-d"]).arg(to).arg(blob).output()?;
-    ensure!(unpacked.status.success(), "unsquashfs: {}", String::from_utf8_lossy(&unpacked.stderr));
-    Ok(())
+    let file = farm.state().join("images/blobs/sha256").join(root.trim_start_matches("sha256:"));
+    Ok(fs_err::File::open(file)?.into_file())
 }
 
 #[test]
@@ -95,7 +101,6 @@ fn a_root_by_nfs_from_a_server_of_the_users() -> Result<()> {
     wire(farm.world())?;
     farm.up()?;
     farm.wait_condition("farm", "lab", "Ready", BOOT_LIMIT)?;
-    unpack(&farm, &export)?;
     let server = serve(&farm, &export)?;
     farm.write("machine.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
     let node = farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT);
@@ -103,7 +108,11 @@ fn a_root_by_nfs_from_a_server_of_the_users() -> Result<()> {
     ensure!(node.pointer("/status/node/root") == Some(&"nfs".into()), "{node}");
     let mounted = farm.check(&["ssh", "node-1", "--", "findmnt -n -o FSTYPE /; echo kept > /root/it; cat /root/it"])?;
     ensure!(mounted.lines().eq(["overlay", "kept"]), "{mounted}");
-    ensure!(!export.join("root/it").exists(), "what a node writes stays on the node");
+    let at_server = |file: &str| {
+        let namespace = format!("--mount=/proc/{}/ns/mnt", server.id());
+        farm.world().run("nsenter", &[&namespace, "test", "-e", &export.join(file).display().to_string()])
+    };
+    ensure!(at_server("root").is_ok() && at_server("root/it").is_err(), "what a node writes stays on the node");
     farm.down()?;
     drop(server);
     Ok(())

@@ -267,8 +267,7 @@ impl Installation {
 
     /// What a machine's console has printed so far.
     pub fn console(&self, machine: &str) -> String {
-        let path = self.state.join("machines").join(format!("default.{machine}")).join("console.log");
-        String::from_utf8_lossy(&fs_err::read(path).unwrap_or_default()).into_owned()
+        crate::console::read(&self.state.join("machines").join(format!("default.{machine}")).join("console.log"))
     }
 
     /// What `stoke up`, the workloads and the machines said last, for who must find out why a test failed.

@@ -14,6 +14,7 @@
 
 pub mod bmc;
 mod cache;
+mod console;
 mod installation;
 pub mod machine;
 pub mod metrics;

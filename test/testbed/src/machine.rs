@@ -168,7 +168,7 @@ impl Foreign {
 
     /// What its console has printed so far.
     pub fn console(&self) -> String {
-        String::from_utf8_lossy(&fs_err::read(&self.console).unwrap_or_default()).into_owned()
+        crate::console::read(&self.console)
     }
 
     /// Seconds of processor time that the hypervisor has used: a figure that hardly depends on what else the host does.

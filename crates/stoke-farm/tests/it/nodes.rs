@@ -215,3 +215,32 @@ fn metrics_count_what_went_over_the_wire() {
         "{text}"
     );
 }
+
+#[test]
+fn what_a_node_reads_over_nbd_is_in_its_trace_and_its_log_lines_have_its_mac() {
+    let bed = Bed::new();
+    // Whom the kernel takes for the sender of what is sent to this host's own addresses.
+    let greeting = Hello { address: Ipv4Addr::LOCALHOST, ..hello(&bed, MAC) };
+    assert_eq!(post(&bed, "/v1/node/hello", &greeting).1, "200");
+    let copy = bed.path("copy");
+    must("nbdcopy", &["--connections=1", &bed.nbd(&greeting.root), copy.to_str().unwrap()]);
+    must(
+        "tftp",
+        &["-m", "binary", &bed.config.address.to_string(), "6969", "-c", "get", "nothing", copy.to_str().unwrap()],
+    );
+    let traced = |bed: &Bed| bed.try_admin("GET", "/trace").map(|(_, text)| text).unwrap_or_default();
+    bed.wait("the trace of the reads", |bed| traced(bed).contains("detached after"));
+    let events: Vec<stoke_api::trace::TraceEvent> = serde_json::from_str(&traced(&bed)).unwrap();
+    let read = events.iter().find(|event| event.way == "nbd" && event.bytes.is_some()).unwrap();
+    assert_eq!((read.mac, read.bytes >= Some(bed.root.len() as u64)), (MAC, true), "{events:?}");
+    let said = |bed: &Bed, words: &str| {
+        let log = std::fs::read_to_string(bed.path("log")).unwrap();
+        log.lines().any(|line| line.contains(words) && line.contains(&MAC.to_string()))
+    };
+    for words in ["NBD: attached", "NBD: detached", "TFTP: refused"] {
+        bed.wait(words, |bed| said(bed, words));
+    }
+    let (_, metrics) = bed.try_admin("GET", "/metrics").unwrap();
+    let counted = metrics.lines().find_map(|line| line.strip_prefix("stoke_farm_nbd_read_seconds_count "));
+    assert!(counted.is_some_and(|count| count != "0"), "{metrics}");
+}

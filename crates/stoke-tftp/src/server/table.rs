@@ -319,20 +319,8 @@ impl<F: Files> Table<F> {
     }
 }
 
+/// Whoever opened the files says so to people, and knows who the client is.
 fn say(ended: &Ended<'_>) {
-    let Ended { client, name: file, repeated, .. } = ended;
-    let took_ms = ended.took.as_millis();
-    match ended.outcome {
-        Outcome::Complete => tracing::info!(%client, file, took_ms, repeated, "TFTP transfer complete"),
-        Outcome::Unconfirmed => {
-            tracing::info!(%client, file, took_ms, repeated, "TFTP transfer sent whole; its client left without a word");
-        }
-        Outcome::Probe => tracing::debug!(%client, file, "TFTP size probe"),
-        Outcome::Aborted(reason) => {
-            tracing::warn!(%client, file, reason, "TFTP transfer given up by the client");
-        }
-        Outcome::Silent => {
-            tracing::warn!(%client, file, "TFTP client went silent; is a firewall in the way of its answers?");
-        }
-    }
+    let Ended { client, name: file, repeated, outcome, .. } = ended;
+    tracing::debug!(%client, file, ?outcome, took_ms = ended.took.as_millis(), repeated, "TFTP transfer ended");
 }
