@@ -25,7 +25,7 @@ fn a_command_line_that_makes_no_sense_exits_with_64() {
         &["explain", "machin"],
         &["explain", "machine.spec.vm.cpu"],
         &["stop", "lan/lab"],
-        &["console", "server/a"],
+        &["console", "lan/lab"],
         &["get", "machines", "-o", "xml"],
     ];
     for line in lines {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use stoke_api::MacAddr;
 use stoke_api::node::{Event, Hello, Manifest, Mode, Orders, Phase, Report};
-use stoke_api::objects::UnknownClients;
+use stoke_api::objects::{NodeConfig, UnknownClients};
 
 use crate::bed::{Bed, MAC, blob_path, must, node, owner};
 
@@ -26,7 +26,7 @@ pub(crate) fn hello(bed: &Bed, mac: MacAddr) -> Hello {
         product: "test".into(),
         uptime_ms: 900,
         orders_seen: None,
-        config_generation: 0,
+        config_generation: NodeConfig::GENERATION,
     }
 }
 
