@@ -54,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     target("node_api", node::messages),
     target("objects", node::objects),
     target("policy", boot::policy),
+    target("signatures", images::signatures),
     target("tftp_packet", tftp::packet),
     target("tftp_transfer", tftp::transfer),
     target("uefi_variables", secureboot::variables),

@@ -19,13 +19,13 @@ spec:
 ";
 
 /// A running `stoke up`, and what it tells.
-struct Up {
+pub(crate) struct Up {
     child: Child,
     stderr: PathBuf,
 }
 
 impl Up {
-    fn start(stoke: &Stoke, path: &str) -> Self {
+    pub(crate) fn start(stoke: &Stoke, path: &str) -> Self {
         let mut command = stoke.command();
         let stderr = stoke.state.path().join("up.stderr");
         let file = std::fs::File::create(&stderr).unwrap();
@@ -36,7 +36,7 @@ impl Up {
     }
 
     /// Ctrl-C; then all that was told.
-    fn interrupt(self) -> (bool, String) {
+    pub(crate) fn interrupt(self) -> (bool, String) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         self.end()
     }
@@ -50,7 +50,7 @@ impl Up {
 }
 
 /// Ends what a failed test leaves.
-struct Ended<'a>(&'a Stoke);
+pub(crate) struct Ended<'a>(pub(crate) &'a Stoke);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {

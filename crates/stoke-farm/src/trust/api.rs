@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -11,11 +12,11 @@ use axum::routing::post;
 use axum::{Json, Router};
 use stoke_api::objects::{NodeTpm, Trust, Verdict};
 use stoke_api::trust::{Challenge, Presented, Secrets, SecretsRequest};
-use stoke_api::workload::FarmNode;
+use stoke_api::workload::{FarmImage, FarmNode};
 use stoke_api::{Digest, ObjectRef};
 use stoke_tpm::{Point, Template, credential};
 
-use crate::attest::{Asked, Unproven};
+use crate::attest::{Asked, Expected, Proof, Unproven};
 use crate::clock::now_ms;
 use crate::config::Serving;
 use crate::farm::{Farm, RecordError};
@@ -204,12 +205,10 @@ async fn proven(
     // It may have been taken back since it was asked.
     enrolled(object, known.key)?;
     let secure_boot = object.enrolment.as_ref().and_then(|enrolment| enrolment.secure_boot);
-    let (farm_too, serving, image) = (farm.clone(), serving.clone(), node.image);
+    let (farm_too, serving, node_too) = (farm.clone(), serving.clone(), node.clone());
     let judged = tokio::task::spawn_blocking(move || {
-        let image = serving.config.images.iter().find(|served| Some(served.digest) == image);
-        let image = image.ok_or_else(|| anyhow::anyhow!("its version is not served any more"));
-        let expected = image.and_then(|image| farm_too.trust.expected(&serving, image, secure_boot));
-        expected.map(|expected| asked.verify(&evidence, &expected))
+        let expected = |image: &FarmImage| farm_too.trust.expected(&serving, image, secure_boot);
+        judge(&serving, &node_too, expected, |expected| asked.verify(&evidence, expected))
     });
     let judged = judged.await.map_err(|error| Refusal::Unknown(error.into()))?.map_err(Refusal::Unknown)?;
     match judged {
@@ -226,4 +225,26 @@ async fn proven(
             Err(unproven.into())
         }
     }
+}
+
+/// Whether a proof is that of a version that the node may run. Versions may have one root and differ in their kernels: what the
+/// node runs is one of them, the one that its session is for most likely.
+fn judge(
+    serving: &Serving,
+    node: &Node,
+    expected: impl Fn(&FarmImage) -> anyhow::Result<Expected>,
+    verify: impl Fn(&Expected) -> Result<Proof, Unproven>,
+) -> anyhow::Result<Result<Proof, Unproven>> {
+    let minimum = serving.config.minimum_built_at;
+    let fits = |served: &&FarmImage| Some(served.root.blob) == node.root_blob && served.built_at >= minimum;
+    let mut images: Vec<_> = serving.config.images.iter().filter(fits).collect();
+    images.sort_by_key(|served| Some(served.digest) != node.image);
+    let mut judged = None;
+    for image in images {
+        let proof = verify(&expected(image)?);
+        if proof.is_ok() || judged.is_none() {
+            judged = Some(proof);
+        }
+    }
+    judged.context("its version is not served any more")
 }

@@ -349,6 +349,20 @@ fn another_tpm_and_no_tpm_are_given_nothing() {
 }
 
 #[test]
+fn a_version_below_the_minimum_is_refused_unless_it_runs_already() {
+    let (mut bed, _) = bed(Trust::Network);
+    bed.config.minimum_built_at = bed.config.images[0].built_at;
+    bed.reload();
+    assert_eq!(begin(&bed, MAC).minimum_built_at, bed.config.minimum_built_at);
+    bed.config.minimum_built_at += 1;
+    bed.reload();
+    let (text, status) = post(&bed, "/v1/node/hello", &hello(&bed, MAC));
+    assert!(status == "409" && text.contains("below this farm's minimum"), "{status} {text}");
+    let (text, status) = post(&bed, "/v1/node/hello", &Hello { orders_seen: Some(0), ..hello(&bed, MAC) });
+    assert_eq!(status, "200", "{text}");
+}
+
+#[test]
 fn an_image_that_was_changed_where_it_lies_is_not_what_is_expected() {
     let (mut bed, image) = bed(Trust::Tpm);
     give(&bed);

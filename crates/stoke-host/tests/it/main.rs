@@ -3,6 +3,8 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails says where")]
 
 mod host;
+#[cfg(test)]
+mod images;
 mod life;
 mod objects;
 mod store_suite;
