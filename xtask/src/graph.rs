@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "engines",
         &[
+            "stoke-bmc",
             "stoke-boot",
             "stoke-host",
             "stoke-image",
