@@ -35,6 +35,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-daemon", "stoke-api", "speaks its reports"),
     ("stoke-host", "stoke-reconcile", "runs the reconcilers"),
     ("stoke-reconcile", "stoke-boot", "knows which boot programs a farm needs"),
+    ("stoke-host", "stoke-bmc", "switches servers"),
     ("stoke-host", "stoke-boot", "finds boot programs"),
     ("stoke-host", "stoke-secureboot", "signs what its farms hand out"),
     ("stoke-host", "stoke-signing", "verifies what its farms hand out"),
