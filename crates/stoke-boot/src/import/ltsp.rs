@@ -30,7 +30,7 @@ pub(super) fn add(draft: &mut Draft, format: Format, file: &str, text: &str) {
         server(draft, mac, &translated(&conf, &[mac]), &all);
     }
     for row in rows {
-        let became = became(&row);
+        let became = became(&conf, &row);
         draft.row(&row.place.to_string(), &key(&row), became);
     }
 }
@@ -59,19 +59,19 @@ fn key(row: &Row) -> String {
     if row.section.is_empty() { row.key.clone() } else { format!("[{}] {}", row.section, row.key) }
 }
 
-fn became(row: &Row) -> Became {
+fn became(conf: &Conf, row: &Row) -> Became {
     let section = &*row.section;
-    let is_pattern = crate::lts::pattern::is_pattern(section) || section.contains('|');
-    let is_address = section.parse::<std::net::IpAddr>().is_ok();
-    if is_pattern || is_address {
+    let mac = section.parse::<MacAddr>().ok();
+    // An address, a pattern or a host name, then.
+    if mac.is_none() && !EVERYBODY.contains(&section) && !conf.calls(section) {
         let why = "the section names no machine by its MAC address: keep the file (spec.ltsConf or spec.ltspConf of the \
                    Farm), or write a class or a Server";
         return Became::Nothing(why.to_owned());
     }
-    let whose = match section.parse::<MacAddr>() {
-        Ok(mac) => format!("Server of {mac}"),
-        Err(_) if EVERYBODY.contains(&section) => "Farm".to_owned(),
-        Err(_) => "where the section is used".to_owned(),
+    let whose = match mac {
+        Some(mac) => format!("Server of {mac}"),
+        None if EVERYBODY.contains(&section) => "Farm".to_owned(),
+        None => "where the section is used".to_owned(),
     };
     match &row.fate {
         Fate::Field(field) => Became::Field(format!("{whose}: spec.config.{field}")),

@@ -34,7 +34,7 @@ fn unused(draft: &Draft) -> Vec<String> {
 fn an_lts_conf_becomes_a_farm_and_servers() {
     let text = "[default]\nTIMEZONE=Europe/Prague\nFSTAB_1=\"/dev/data/docker /var/lib/docker ext4 nofail 0 0\"\nSCREEN_07=ldm\n\
                 LTSP_NBD_TO_RAM=True\n[52:54:00:00:00:01]\nHOSTNAME=m1\nLIKE=big\n[10.0.0.*]\nTIMEZONE=Etc/UTC\n\
-                [big]\nMODULE_1=bonding\n";
+                [big]\nMODULE_1=bonding\n[m2]\nTIMEZONE=Etc/UTC\n";
     let mut draft = draft();
     draft.add_ltsp(Format::guess("lts.conf", text), "lts.conf", text);
     let objects = objects(&draft);
@@ -43,8 +43,8 @@ fn an_lts_conf_becomes_a_farm_and_servers() {
     assert_eq!(objects[0]["spec"]["config"]["mounts"][0]["path"], "/var/lib/docker");
     assert_eq!(objects[1]["metadata"]["name"], "m1");
     assert_eq!(objects[1]["spec"]["config"], json!({"hostname": "m1", "modules": [{"name": "bonding"}]}));
-    assert_eq!(unused(&draft), ["[default] SCREEN_07", "[10.0.0.*] TIMEZONE"]);
-    assert_eq!(draft.rows().len(), 8);
+    assert_eq!(unused(&draft), ["[default] SCREEN_07", "[10.0.0.*] TIMEZONE", "[m2] TIMEZONE"]);
+    assert_eq!(draft.rows().len(), 9);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use stoke_api::objects::{Compatibility, FarmSpec, FileEntry, FileMode, LtspFile};
 
+use super::keys::{Fate, fate, likes};
 use super::lts_conf::LtsConf;
 use super::ltsp_conf::LtspConf;
 use super::report::{self, Row};
@@ -83,6 +84,19 @@ impl Conf {
         };
         let keeps = |assignment: &Assignment| assignment.key == "LTSP_NBD_TO_DRIVE" && is_true(&assignment.value);
         all.into_iter().find(keeps).map(|assignment| assignment.place)
+    }
+
+    /// Whether another section takes this one in: by `LIKE`, or by calling it.
+    pub fn calls(&self, section: &str) -> bool {
+        match self {
+            Self::Five(conf) => conf
+                .sections
+                .iter()
+                .flat_map(|other| &other.assignments)
+                .filter(|assignment| fate(&assignment.key) == Fate::Selects)
+                .any(|assignment| likes(&assignment.value).iter().any(|name| name == section)),
+            Self::Later(conf) => conf.calls(section),
+        }
     }
 
     /// What becomes of each line.

@@ -124,6 +124,13 @@ impl LtspConf {
             .collect()
     }
 
+    /// Whether a statement calls this section, or a value names it as something to call.
+    pub(crate) fn calls(&self, name: &str) -> bool {
+        let function = format!("section_{}", identifier(name));
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        self.text.split(|c| !is_name(c)).any(|word| word == function)
+    }
+
     /// Inclusions of sections that are not there.
     pub fn missing_sections(&self) -> Vec<(Arc<str>, Place, String)> {
         let mut missing = Vec::new();
