@@ -66,7 +66,7 @@ impl Hypervisor {
         tracing::info!(pid, "adopted the running machine");
         let hypervisor = Self { process, control: Some((client, events)), files: files.clone(), start };
         // Whoever owned it before may have been about to end it.
-        hypervisor.on_reboot(OnReboot::Reset).await;
+        hypervisor.on_reboot(hypervisor.usual_reboot()).await;
         hypervisor.release().await?;
         Ok(Some(hypervisor))
     }
@@ -123,6 +123,7 @@ impl Hypervisor {
                 // A QEMU that holds the state already keeps the socket until the new one gives up.
                 Ok((client, events)) if client.pid == i32::try_from(self.pid()).ok() => {
                     self.control = Some((client, events));
+                    self.on_reboot(self.usual_reboot()).await;
                     return self.release().await;
                 }
                 _ if self.process.has_ended() => bail!(self.obituary()),
@@ -178,6 +179,19 @@ impl Hypervisor {
         let (client, _) = self.control.as_ref().context("QEMU does not answer")?;
         client.execute(name, None).await?;
         Ok(())
+    }
+
+    /// What a reboot of the guest does unless something else is wanted.
+    ///
+    /// An emulated one gets a new QEMU. QEMU 7.2 keeps what it has translated when a guest is reset, and looks through all of a
+    /// page's translations whenever the guest writes there (`page_collection_lock` in `accel/tcg/translate-all.c`). Where the
+    /// firmware's stack comes to lie in what was a busy page of the guest's, the firmware's timer interrupt takes longer than
+    /// the time between two: it never gets any further.
+    pub(crate) fn usual_reboot(&self) -> OnReboot {
+        match self.start.accelerator {
+            Accelerator::Kvm => OnReboot::Reset,
+            Accelerator::Tcg => OnReboot::Shutdown,
+        }
     }
 
     /// Says what a reboot of the guest does from now on.

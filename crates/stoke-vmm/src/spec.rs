@@ -199,6 +199,11 @@ impl VmFiles {
         self.run.join("tpm.sock")
     }
 
+    /// Process id of the program that is the TPM.
+    pub fn tpm_pid(&self) -> PathBuf {
+        self.run.join("tpm.pid")
+    }
+
     /// What its TPM says about itself.
     pub fn tpm_messages(&self) -> PathBuf {
         self.state.join("swtpm.log")

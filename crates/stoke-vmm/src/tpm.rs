@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::{Process, SpawnError, last_messages, spawn};
 use crate::spec::VmFiles;
@@ -47,6 +47,7 @@ pub enum TpmError {
 /// # Errors
 /// If the package is missing, or it does not start.
 pub async fn start(files: &VmFiles) -> Result<Process, TpmError> {
+    previous_one_gone(files).await?;
     prepare(files)?;
     let messages = files.tpm_messages();
     let mut process = spawn(PROGRAM, &[], &messages, |_| arguments(files)).map_err(|error| match error {
@@ -63,6 +64,20 @@ pub async fn start(files: &VmFiles) -> Result<Process, TpmError> {
         sleep(LOOK).await;
     }
     Ok(process)
+}
+
+/// Waits for the end of the TPM of the start before, whose QEMU has just ended: it takes its socket away when it goes.
+async fn previous_one_gone(files: &VmFiles) -> Result<(), TpmError> {
+    let pid = std::fs::read_to_string(files.tpm_pid()).ok().and_then(|text| text.trim().parse().ok());
+    // Watched first, looked at second: if the number went to another process in between, the arguments say so.
+    let Some((pid, Ok(mut process))) = pid.map(|pid: i32| (pid, Process::adopt(pid))) else { return Ok(()) };
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let socket = files.tpm_socket();
+    let is_ours = String::from_utf8_lossy(&arguments).contains(&*socket.to_string_lossy());
+    if is_ours && timeout(START_LIMIT, process.exited()).await.is_err() {
+        return Err(TpmError::Silent(format!("the one of the last start, process {pid}, does not end")));
+    }
+    Ok(())
 }
 
 fn prepare(files: &VmFiles) -> Result<(), TpmError> {
@@ -90,6 +105,8 @@ fn arguments(files: &VmFiles) -> Vec<OsString> {
         with("dir=", files.tpm_state(), ",mode=0600"),
         "--ctrl".into(),
         with("type=unixio,path=", files.tpm_socket(), ",mode=0600"),
+        "--pid".into(),
+        with("file=", files.tpm_pid(), ""),
     ]
 }
 

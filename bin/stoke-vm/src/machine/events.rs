@@ -63,7 +63,12 @@ impl Machine {
     }
 
     fn ended_by_itself(&mut self, hypervisor: &Hypervisor, status: Option<ExitStatus>) {
-        let asked = self.last_words.take().is_some_and(|words| words.by_guest());
+        let words = self.last_words.take();
+        if self.wanted() && words.as_ref().is_some_and(|words| words.reason().ends_with("reset")) {
+            tracing::info!("the guest reboots with a new QEMU");
+            return;
+        }
+        let asked = words.is_some_and(|words| words.by_guest());
         tracing::info!(asked, ?status, "the machine ended by itself");
         self.remember(|record| record.ended = true);
         let started = Duration::from_millis(hypervisor.started_with().at_ms);

@@ -52,7 +52,7 @@ impl Machine {
             tracing::info!(?goal, ?grace, "shutting the guest down");
             // What takes a new QEMU gets one by a reboot.
             let ends = goal == Goal::Off || !self.pending(&hypervisor.started_with().spec).is_empty();
-            hypervisor.on_reboot(if ends { OnReboot::Shutdown } else { OnReboot::Reset }).await;
+            hypervisor.on_reboot(if ends { OnReboot::Shutdown } else { hypervisor.usual_reboot() }).await;
             hypervisor.press_power_button().await;
             let now = Instant::now();
             let stage = Stage::Asked { press_at: now + PRESS_MORE, deadline: now + grace };

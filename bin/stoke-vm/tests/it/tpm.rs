@@ -41,6 +41,9 @@ fn a_tpm_comes_and_goes_with_its_machine_and_keeps_its_state() {
     world.until_running();
     assert_eq!(tpms(&socket(&world)).len(), 1);
     assert_eq!(std::fs::read(&state).unwrap().len(), kept.len(), "another TPM");
+    world.reload(|config| config.reboots_requested = 1);
+    world.until_report("it was rebooted", |report| report.reboots == 1 && report.pid.is_some());
+    until("one TPM is left", || (tpms(&socket(&world)).len() == 1).then_some(()));
     world.stop();
     until("the TPM ends", || tpms(&socket(&world)).is_empty().then_some(()));
 }
