@@ -329,7 +329,7 @@ mod tests {
         assert!(read("etc/fstab").contains("LABEL=data /var/lib/data ext4 nofail,noatime 0 0\n"));
         assert!(read("etc/sysctl.d/99-zz-stokehold.conf").contains("vm.swappiness = 10\n"));
         assert_eq!(read("etc/modules-load.d/stokehold.conf"), "br_netfilter\nloop\n");
-        assert_eq!(read("etc/modprobe.d/stokehold.conf"), "options loop max_loop=16\n");
+        assert_eq!(read("etc/modprobe.d/zz-stokehold.conf"), "options loop max_loop=16\n");
         assert_eq!(read("etc/motd"), "welcome\n");
         assert_eq!(read("etc/app/token"), "hush");
         assert!(read("etc/group").contains("sudo:x:") && read("etc/passwd").contains("ops:x:2000:"));

@@ -57,17 +57,21 @@ pub(crate) fn decide(farm: &Farm, serving: &Serving, mac: MacAddr, uuid: Option<
     let name = identity.name();
     // Scripts and configurations are for loaders that start x86 kernels; others load a unified kernel image.
     let image = serving.image_for(&identity, Architecture::Amd64);
-    farm.loading(identity.owner(), mac, image.map(|image| image.digest));
+    // Waiting is no boot.
+    let waits = || farm.loading(identity.owner(), mac, None);
     let Some(image) = image else {
+        waits();
         tracing::info!(%mac, name, "boot: wait, there is no image yet");
         return Decision::Wait { seconds: WAIT_SECONDS, reason: "the farm's image is not built yet".to_owned() };
     };
     if let Turn::Wait { seconds, before } = farm.admit(serving, mac) {
+        waits();
         return Decision::Wait {
             seconds,
             reason: format!("many machines load now, and {before} wait before this one"),
         };
     }
+    farm.loading(identity.owner(), mac, Some(image.digest));
     tracing::info!(%mac, name, image = image.digest.short(), "boot");
     Decision::Boot { name, image: serving.with_arguments(&identity, image) }
 }

@@ -30,7 +30,7 @@ use crate::classes::inventory;
 pub const SILENCE_MS: u64 = 90_000;
 /// Nodes without an object that are kept; the one that was silent longest goes first.
 const STRANGERS: usize = 256;
-/// A machine that loads again this soon has not booted in between.
+/// A machine that loads the same version again this soon has not booted in between.
 const SAME_LOAD_MS: u64 = 15_000;
 /// Events kept of one session. A boot has eight; what retries for ever must not grow for ever.
 const EVENTS: usize = 64;
@@ -129,6 +129,9 @@ pub struct Node {
     /// When it fetched a boot script after it was heard last.
     #[serde(skip)]
     pub loading_ms: Option<u64>,
+    /// When its last boot was counted.
+    #[serde(skip)]
+    pub counted_ms: u64,
 }
 
 /// There is no such session, or not any more: the node says hello again.
@@ -188,17 +191,18 @@ impl Sessions {
         self.nodes.values()
     }
 
-    /// A machine fetched its boot script, or the kernel, of this version. Says nothing about its session: anybody can fetch
-    /// a script. Whether another boot has begun with that, which is to be written down.
+    /// A machine fetched its boot script, or the kernel, of this version; of none if it was told to wait. Says nothing about
+    /// its session: anybody can fetch a script. Whether another boot has begun with that, which is to be written down.
     pub fn loading(&mut self, owner: Option<ObjectRef>, mac: MacAddr, image: Option<Digest>, now_ms: u64) -> bool {
         let key = NodeKey::new(owner.clone(), mac);
         let node = self.nodes.entry(key).or_insert_with(|| Node::unheard(owner, mac, now_ms));
-        // What fails to load is loaded again at once: that is one boot.
-        let again = node.loading_ms.is_some_and(|last| now_ms.saturating_sub(last) < SAME_LOAD_MS);
-        node.loading_ms = Some(now_ms);
-        let counts = image.filter(|_| !again);
+        // What fails to load is loaded again at once: that is one boot. One that fails every few seconds is counted, too.
+        let was_loading = node.loading_ms.replace(now_ms).is_some();
+        let soon = was_loading && now_ms.saturating_sub(node.counted_ms) < SAME_LOAD_MS;
+        let counts = image.filter(|image| !soon || node.attempts.image != Some(*image));
         if let Some(image) = counts {
             node.attempts.begin(image);
+            node.counted_ms = now_ms;
         }
         let named = node.owner.is_some();
         self.forget_strangers();
@@ -376,6 +380,7 @@ impl Node {
             attempts: Attempts::default(),
             heard_ms: now_ms,
             loading_ms: None,
+            counted_ms: 0,
         }
     }
 

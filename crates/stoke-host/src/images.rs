@@ -264,6 +264,8 @@ impl Images {
                     self.parts.insert(key, parts);
                     changed = true;
                 }
+                // It was pruned in the meantime.
+                Err(_) if !self.store.blob_path(&key.1).exists() => {}
                 Err(error) => {
                     let error = format!("{:#}", anyhow::Error::new(error));
                     tracing::error!(farm = key.0, image = %key.1, "cannot make the farm's own boot files: {error}");

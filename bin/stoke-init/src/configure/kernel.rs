@@ -28,7 +28,8 @@ pub(super) fn write(root: Root<'_>, config: &NodeConfig) -> Result<()> {
         }
         root.write("etc/modules-load.d/stokehold.conf", names, 0o644)?;
         if !options.is_empty() {
-            root.write("etc/modprobe.d/stokehold.conf", options, 0o644)?;
+            // After systemd's own systemd.conf, which sets the number of dummy and bonding interfaces to none: the last word counts.
+            root.write("etc/modprobe.d/zz-stokehold.conf", options, 0o644)?;
         }
     }
     Ok(())

@@ -188,6 +188,15 @@ fn boots_that_do_not_come_up_are_counted_by_version_whether_they_said_hello_or_n
     load(&mut sessions, V2, 2_000_000);
     load(&mut sessions, V2, 2_100_000);
     assert_eq!(boots(&sessions), (Some(V2), 1, Some(V1)));
+    // Each boot takes seven seconds, and each third one is counted.
+    for number in 1..=6 {
+        load(&mut sessions, V2, 2_100_000 + number * 7_000);
+    }
+    assert_eq!(boots(&sessions), (Some(V2), 3, Some(V1)));
+    // A version that it is given in between is another one at once; waiting for it is no boot.
+    load(&mut sessions, V1, 2_143_000);
+    assert!(!sessions.loading(Some(owner("a")), MAC, None, 2_200_000));
+    assert_eq!(boots(&sessions), (Some(V1), 0, Some(V1)));
 }
 
 #[test]
