@@ -8,16 +8,8 @@ pub(crate) fn read(path: &Path) -> String {
     plain(&String::from_utf8_lossy(&fs_err::read(path).unwrap_or_default()))
 }
 
-/// A text without control sequences (ECMA-48, section 5.4): from `ESC [` to the first letter or other final byte.
 fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, sequence)) = rest.split_once("\x1b[") {
-        plain.push_str(before);
-        let end = sequence.find(|c: char| ('\x40'..='\x7e').contains(&c)).map_or(sequence.len(), |end| end + 1);
-        rest = sequence.get(end..).unwrap_or_default();
-    }
-    plain + rest
+    anstream::adapter::strip_str(text).to_string()
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::failure::Failure;
 use crate::folders::Folders;
 use crate::output::{self, Color, Table};
 
-/// Lines of a console that are shown.
-const CONSOLE_LINES: usize = 30;
+/// Lines of a console that are shown: the last words of a kernel, and the firmware's of the next boot, which shows that it died.
+const CONSOLE_LINES: usize = 60;
 
 pub(crate) async fn run(folders: &Folders, verb: &Rollout) -> anyhow::Result<ExitCode> {
     let client = Client::connect(folders).await?;
@@ -139,6 +139,7 @@ fn since(then_ms: u64, now: jiff::Timestamp) -> String {
 /// The end of a console, without what would move a terminal's cursor.
 fn console(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
+    let text = anstream::adapter::strip_str(&text).to_string();
     let plain: Vec<String> = text.lines().map(|line| line.chars().filter(|c| !c.is_control()).collect()).collect();
     let lines: Vec<_> = plain.iter().filter(|line| !line.trim().is_empty()).collect();
     let end = lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES));
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn a_console_is_shown_without_what_moves_the_cursor() {
         let shown = console(b"\x1b[2Jone\r\n\n\x07two\n");
-        assert_eq!(shown.lines().skip(1).collect::<Vec<_>>(), ["    [2Jone", "    two"]);
+        assert_eq!(shown.lines().skip(1).collect::<Vec<_>>(), ["    one", "    two"]);
         assert_eq!(console(b"\n"), "");
     }
 }
