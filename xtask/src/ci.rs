@@ -30,8 +30,10 @@ pub(crate) fn test(options: &TestOptions) -> Result<()> {
     if options.quick {
         return crates;
     }
-    // Guests under emulation each need a processor: one test at a time.
-    let mut guests = cargo(&["test", "--package", "e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"]);
+    // Guests under emulation each need a processor, and most tests have one guest.
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(2));
+    let mut guests = cargo(&["test", "--package", "e2e", "--no-fail-fast", "--", "--nocapture"]);
+    guests.arg(format!("--test-threads={threads}"));
     // Whoever reads the outcome wants to see both rings.
     run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter)).and(crates)
 }

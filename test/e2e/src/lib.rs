@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 pub use testbed::cache;
-use testbed::{Installation, User, World, programs};
+use testbed::{Installation, User, World, lock_cache, programs};
 pub use versions::{publish, publish_variant, withdraw_newest};
 
 /// How long a guest may take from power-on to ready: emulated, on a machine that does other things too.
@@ -22,6 +22,7 @@ pub const BOOT_LIMIT: Duration = Duration::from_mins(10);
 /// If the image cannot be built.
 pub fn images() -> Result<PathBuf> {
     let state = cache().join("e2e");
+    let _one_at_a_time = lock_cache()?;
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/netboot/image.yaml");
     let mut build = Command::new(programs()?.join("stoke"));
     build.arg("--state").arg(&state).args(["image", "build"]).arg(recipe);

@@ -14,7 +14,7 @@ use sha2::Digest as _;
 use stoke_api::Digest;
 use stoke_image::uki::{self, Parts};
 use testbed::machine::{Firmware, Foreign};
-use testbed::{Process, World, cache, programs, wait_for};
+use testbed::{Process, World, cache, lock_cache, programs, wait_for};
 
 const MAC: &str = "52:54:00:00:00:64";
 /// An emulated Arm takes its time.
@@ -59,6 +59,7 @@ fn lan(world: &World) -> Result<()> {
 /// Debian's kernel, stub and a static shell for arm64, unpacked once into the cache.
 fn packages() -> Result<PathBuf> {
     let tree = cache().join("arm64-1");
+    let _one_at_a_time = lock_cache()?;
     if !tree.exists() {
         let staged = cache().join(format!("arm64-1.{}", std::process::id()));
         let include = "--include=linux-image-arm64,systemd-boot-efi,busybox-static";
@@ -66,10 +67,7 @@ fn packages() -> Result<PathBuf> {
         unpack.args(["--variant=extract", "--architectures=arm64", include, "bookworm"]).arg(&staged);
         let output = unpack.stdin(Stdio::null()).output().context("cannot run mmdebstrap")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Another test process may have been faster; its tree is as good.
-        if fs_err::rename(&staged, &tree).is_err() {
-            fs_err::remove_dir_all(&staged)?;
-        }
+        fs_err::rename(&staged, &tree)?;
     }
     Ok(tree)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use e2e::{BOOT_LIMIT, cache, installation, machine};
 use serde_json::Value;
-use testbed::{Installation, User, programs, wait_for};
+use testbed::{Installation, User, lock_cache, programs, wait_for};
 
 /// How long a guest may take to go down: far less than the time after which it would be cut off.
 const DOWN_LIMIT: Duration = Duration::from_secs(25);
@@ -24,6 +24,7 @@ fn large_recipe() -> String {
 /// Its store, built on first use and kept in the cache.
 fn large_images() -> anyhow::Result<PathBuf> {
     let state = cache().join("e2e-large");
+    let _one_at_a_time = lock_cache()?;
     fs_err::create_dir_all(&state)?;
     let recipe = state.join("image.yaml");
     fs_err::write(&recipe, large_recipe())?;

@@ -25,7 +25,7 @@ pub mod tpm;
 mod wait;
 mod world;
 
-pub use cache::cache;
+pub use cache::{cache, lock_cache};
 pub use installation::{Installation, User, programs};
 pub use relay::{Relay, Wire};
 pub use tools::{REGISTRY, go_tool};

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::cache::lock_cache;
 use crate::world::{World, check};
 
 /// Debian packages of all peers, in trees of those that may be unpacked together. The name of a tree changes with its content.
@@ -59,6 +60,7 @@ impl Peers {
 
 fn unpacked(cache: &Path, name: &str, packages: &str) -> Result<PathBuf> {
     let tree = cache.join(name);
+    let _one_at_a_time = lock_cache()?;
     if !tree.exists() {
         fs_err::create_dir_all(cache)?;
         let staged = cache.join(format!("{name}.{}", std::process::id()));
