@@ -86,7 +86,6 @@ fn an_image_of_a_containerfile_boots_by_nbd_in_memory_and_from_a_disk() -> Resul
 }
 
 #[test]
-#[ignore = "installs a compiler from the archive, which takes minutes and needs a mirror"]
 fn a_module_that_is_not_in_the_kernels_tree_loads_on_the_node() -> Result<()> {
     let mut installed = installation("module.yaml", "module/Containerfile", "with-module")?;
     installed.up()?;
