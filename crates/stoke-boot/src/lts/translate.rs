@@ -1,7 +1,7 @@
 //! Values of LTSP to the configuration of a node.
 //!
 //! Each key becomes a typed field where there is one. What is a program (`PREINIT_`, `RCFILE_`, …), and what only a shell
-//! can tell, goes into one script ([`super::script`]) that the node runs before its system starts.
+//! can tell, goes into one script (`script`) that the node runs before its system starts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

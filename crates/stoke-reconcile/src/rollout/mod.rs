@@ -1,4 +1,4 @@
-//! How a farm's nodes go over to another version of its image: what is seen of them, put into [`step`], and what follows
+//! How a farm's nodes go over to another version of its image: what is seen of them, put into `step`, and what follows
 //! from what was noted.
 //!
 //! What is noted is in the farm's status, so it outlasts everything; whatever is done about it follows from the note that was
