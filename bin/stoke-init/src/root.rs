@@ -142,11 +142,14 @@ pub(crate) fn attach(
         nfs::attach(nfs, layers::LOWER, loader)?;
         return Ok(Attached { mapped: None, source: Source::Nfs });
     }
+    // Both are parts of some kernels, and asked for by the names of their algorithms, which only modprobe could follow: by EROFS
+    // while it is loaded (`libcrc32c_mod_init` in lib/libcrc32c.c), and by the verity target, which says so if it is missing.
+    for algorithm in ["crc32c_generic", "sha256_generic"] {
+        let _ = loader.load(algorithm, c"");
+    }
     for module in ["dm_verity", layers::file_system(root.format)] {
         loader.load(module, c"")?;
     }
-    // Part of some kernels; where it is missing, the verity target says so.
-    let _ = loader.load("sha256_generic", c"");
     let source = if plan.mode == Mode::Disk {
         let disk = plan.disk.as_ref().context("the farm names no disk")?;
         let wanted = Wanted { disk, root, http: &plan.http, chunks: &plan.chunks };

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The packet socket is for DHCP.
 pub const REQUIRED: [&str; 6] = ["af_packet", "dm-mod", "dm-verity", "loop", "nbd", "overlay"];
 
-/// Of these, what the kernel has: file systems of roots, and hashing with the processor's help. NFS in version 3 alone: version
+/// Of these, what the kernel has: file systems of roots with the checksum that EROFS asks for, and hashing with the processor's help. NFS in version 3 alone: version
 /// 4 is as large as all the rest of NFS, and every boot would pay for it.
-const ROOT: [&str; 6] = ["squashfs", "erofs", "nfsv3", "sha256_ssse3", "sha256-ssse3", "sha256_generic"];
+const ROOT: [&str; 7] =
+    ["squashfs", "erofs", "crc32c_generic", "nfsv3", "sha256_ssse3", "sha256-ssse3", "sha256_generic"];
 
 /// Buses and entropy that network cards of virtual machines need.
 const BUSES: [&str; 5] = ["virtio_pci", "virtio_mmio", "virtio_rng", "hv_vmbus", "pci-hyperv"];

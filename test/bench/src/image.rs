@@ -228,6 +228,8 @@ fn boot(root: &str) -> Result<Boot> {
     farm.write("image.yaml", &recipe(root))?;
     let spec = format!("  farm: {{namespace: default, name: lab}}\n  macs: [\"{MAC}\"]\n  address: 10.10.0.27\n");
     farm.write("server.yaml", &object("Server", "server", &spec))?;
+    // Before the farm is there: it would hand out the example's version until this one is built.
+    farm.check(&["image", "build", &format!("{}/image.yaml", farm.objects())])?;
     farm.up()?;
     farm.wait_condition("farm", "lab", "Ready", BOOT_LIMIT)?;
     let begin = Instant::now();

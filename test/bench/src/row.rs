@@ -137,7 +137,7 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
 /// The rows as a table for people: best / median of each side, and the ratio of the medians.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<8}{:<40}{:<8}{:>17}  {:<64}{:>7}{:>7}\n",
+        "{:<14}{:<40}{:<8}{:>17}  {:<64}{:>7}{:>7}\n",
         "BENCH", "METRIC", "UNIT", "OURS best/median", "PEERS best/median", "RATIO", "GOAL"
     );
     for row in rows {
@@ -148,7 +148,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<8}{:<40}{:<8}{:>17}  {:<64}{:>7}{:>7} {verdict}",
+            "{:<14}{:<40}{:<8}{:>17}  {:<64}{:>7}{:>7} {verdict}",
             row.bench,
             row.metric,
             row.unit,

@@ -43,3 +43,19 @@ fn two_machines_at_once_one_with_a_bios_and_its_root_in_memory() -> anyhow::Resu
     assert!(reached.contains("10.10.0.22"), "{reached}");
     farm.down()
 }
+
+#[test]
+fn a_root_of_erofs() -> anyhow::Result<()> {
+    let mut farm = installation(User::Root, "", "  boot: {root: Nbd}\n")?;
+    let recipe = include_str!("../../../examples/netboot/image.yaml");
+    farm.write("image.yaml", &recipe.replace("root: {format: Squashfs}", "root: {format: Erofs}"))?;
+    // Before the farm is there: it would hand out the example's version until this one is built.
+    farm.check(&["image", "build", &format!("{}/image.yaml", farm.objects())])?;
+    farm.write("machine.yaml", &machine("node-1", "bios", "10.10.0.21"))?;
+    farm.up()?;
+    farm.wait_condition("machine", "node-1", "Ready", BOOT_LIMIT)?;
+    // Mounted below what is seen: the module's use says so.
+    let uses = farm.check(&["ssh", "node-1", "--", "awk '$1 == \"erofs\" { print ($3 > 0) }' /proc/modules"])?;
+    assert_eq!(uses.trim(), "1", "{uses}");
+    farm.down()
+}
