@@ -26,13 +26,16 @@ pub(crate) fn test(options: &TestOptions) -> Result<()> {
     let programs = build(Profile::Dev)?;
     let filter = options.filter.iter().map(String::as_str);
     let mut rings = cargo(&["test", "--workspace", "--exclude", "e2e", "--no-fail-fast", "--"]);
+    rings.env("RUST_BACKTRACE", "0");
     let crates = run("tests of the crates", rings.env("STOKE_PROGRAMS", &programs).args(filter.clone()));
     if options.quick {
         return crates;
     }
     // Guests under emulation each need a processor, and most tests have one guest.
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(2));
-    let mut guests = cargo(&["test", "--package", "e2e", "--no-fail-fast", "--", "--nocapture"]);
+    let mut guests = cargo(&["test", "--package", "e2e", "--no-fail-fast", "--"]);
+    // What a test says is shown if it fails, after all others, and in lines of its own and not in frames of the harness.
+    guests.env("RUST_BACKTRACE", "0");
     guests.arg(format!("--test-threads={threads}"));
     // Whoever reads the outcome wants to see both rings.
     run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter)).and(crates)
