@@ -118,11 +118,16 @@ pub(crate) fn all_versions<'a>(
     image::versions(view, &sibling(reference, Kind::Image, &farm.spec.image))
 }
 
-/// The image versions whose farm's parts are made, newest first.
+/// The image versions whose farm's parts are made, newest first. A farm that has never handed one out waits for the first:
+/// it would begin with an old one whose parts happen to be made sooner.
 fn images(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<FarmImage> {
     let parts = |version: &BuiltImage| view.environment().farm_parts.get(&(key(reference), version.digest));
+    let versions = versions(view, reference, farm).unwrap_or_default();
+    if farm.status.rollout.is_none() && versions.first().is_some_and(|first| parts(first).is_none()) {
+        return Vec::new();
+    }
     let image = |version: &BuiltImage| parts(version).map(|parts| version.for_farm(parts.initramfs, parts.uki));
-    versions(view, reference, farm).unwrap_or_default().into_iter().filter_map(image).collect()
+    versions.into_iter().filter_map(image).collect()
 }
 
 /// The same, the one first that machines get of which nothing else is said.

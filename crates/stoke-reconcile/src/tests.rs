@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use stoke_api::meta::Truth;
 use stoke_api::node::{LayerUse, Phase};
-use stoke_api::objects::{NodeState, UefiLoader};
+use stoke_api::objects::{FarmStatus, NodeState, UefiLoader};
 use stoke_api::report::{
     BuiltImage, FarmNodeReport, FarmReport, ImageBuildReport, LanReport, NodeAgentReport, Report, RouterReport,
     VmReport,
@@ -635,6 +635,27 @@ fn a_newer_image_is_first_and_older_ones_stay() {
         config.images.iter().map(|image| image.digest).collect::<Vec<_>>(),
         [version(9).digest, version(7).digest]
     );
+}
+
+#[test]
+fn a_new_farm_does_not_begin_with_an_old_version_whose_parts_are_made_sooner() {
+    let mut world = World::new(lab());
+    world.settle();
+    world.observed.environment.images.get_mut("default/node").unwrap().versions.insert(0, version(9));
+    for object in &mut world.observed.objects {
+        if let AnyObject::Farm(farm) = object {
+            farm.status = FarmStatus::default();
+        }
+    }
+    let served = |desired: &Desired| {
+        let roles = desired.workloads.iter().map(|workload| &workload.role);
+        roles.filter_map(|role| if let Role::Farm(farm) = role { Some(farm.images.len()) } else { None }).sum::<usize>()
+    };
+    assert_eq!(served(&world.round()), 0);
+    world.settle();
+    assert_eq!(served(&world.round()), 2);
+    let Role::Farm(config) = world.role("farm-default-lab") else { panic!("a farm") };
+    assert_eq!(config.images[0].digest, version(9).digest);
 }
 
 #[test]
