@@ -96,6 +96,11 @@ fn by_kexec_and_back_from_a_version_that_does_not_work_and_no_further_than_a_reh
 
     // A version that fails in a machine that is thrown away reaches no other.
     installed.write("farm.yaml", &farm(", kexec: true, rehearsal: {firmware: {bios: {}}}"))?;
+    // The version must not be there before the farm knows that it is to be tried first.
+    wait_for("the farm's new description", BOOT_LIMIT, || {
+        let farm = installed.object("farm", "lab")?;
+        Ok(farm.pointer("/spec/update/rehearsal").filter(|rehearsal| !rehearsal.is_null()).map(|_| ()))
+    })?;
     let before = installed.object("machine", "node-1")?;
     let fourth =
         publish_variant(&images(&installed), "default/node", &[BROKEN.as_slice(), &["stokehold-version=4"]].concat())?;
