@@ -51,7 +51,8 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     Ok(together)
 }
 
-fn target() -> PathBuf {
+/// Where cargo puts what it makes.
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 

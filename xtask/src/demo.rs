@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Run as an ordinary user, even if root asks: as the one who called sudo.
     #[arg(long)]
     rootless: bool,
+    /// In a real cluster on this host, with the chart; as root. The first time, Kubernetes is built, which takes a while.
+    #[arg(long, conflicts_with_all = ["firmware", "keep", "rootless"])]
+    kubernetes: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +72,9 @@ impl Demo {
 
 /// Runs the demo.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.kubernetes {
+        return in_a_cluster();
+    }
     let begin = Instant::now();
     ensure(Purpose::Demo)?;
     let programs = build(Profile::Dev)?;
@@ -84,6 +90,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let ended = crate::run::run("stoke down", &mut demo.stoke(&["down"]));
     let _ = up.wait();
     shown.and(ended)
+}
+
+/// The same files on Kubernetes: `test/cluster/examples/demo.rs` has the cluster.
+fn in_a_cluster() -> Result<()> {
+    ensure(Purpose::Test)?;
+    let programs = build(Profile::Dev)?;
+    let images = crate::images::make_for_demo(&programs)?;
+    let mut demo = crate::run::cargo(&["run", "--quiet", "--package", "cluster", "--example", "demo"]);
+    let failed = demo.env("STOKE_PROGRAMS", programs).env("STOKE_IMAGES", images).status();
+    let status = failed.context("cannot run the demo")?;
+    if !status.success() {
+        bail!("the demo ended with {status}");
+    }
+    Ok(())
 }
 
 fn prepare(programs: &Path, options: &Options) -> Result<Demo> {

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stoke-boot",
             "stoke-host",
             "stoke-image",
+            "stoke-kube",
             "stoke-net",
             "stoke-reconcile",
             "stoke-registry",
@@ -27,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
     ("programs", &["stoke", "stoke-init", "stoke-vm"]),
-    ("tests", &["captures", "e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
+    ("tests", &["captures", "cluster", "e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
 ];
 
 /// Edges within a layer, or upwards, each with its reason.
@@ -43,8 +44,13 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
     ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),
+    ("stoke-kube", "stoke-reconcile", "runs the reconcilers"),
+    ("stoke-kube", "stoke-host", "one store's suite, one way to images, keys and requests"),
+    ("stoke-kube", "stoke-image", "finds and prepares what farms serve"),
     ("e2e", "testbed", "the test bed is there for it"),
     ("bench", "e2e", "boots the same image"),
+    ("cluster", "e2e", "boots the same image"),
+    ("cluster", "testbed", "the test bed is there for it"),
     ("bench", "testbed", "the test bed is there for it"),
     ("bench", "storm", "measures it"),
     ("storm", "testbed", "the test bed is there for it"),
@@ -67,6 +73,8 @@ const WITHOUT_TOKIO: &[&str] = &[
 const IMPORTERS: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["stoke-net"]),
     ("redb", &["stoke-host"]),
+    ("kube", &["stoke-kube"]),
+    ("k8s-openapi", &["stoke-kube", "fuzz"]),
     // The probe, and the part of it that is unsafe.
     ("kvm-ioctls", &["stoke-vmm", "stoke-sys"]),
 ];

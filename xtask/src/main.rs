@@ -9,10 +9,12 @@
 mod bench;
 mod build;
 mod ci;
+mod crds;
 mod demo;
 mod docs;
 mod fuzz;
 mod graph;
+mod images;
 mod packages;
 mod run;
 mod tidy;
@@ -51,8 +53,12 @@ enum Command {
     Setup,
     /// Build the programs into one folder.
     Build(build::Options),
+    /// Make the images of containers that a cluster runs, without a daemon
+    Images(images::Options),
     /// Write the generated reference, and the book if mdbook is there.
     Docs,
+    /// Write the definitions of all kinds for Kubernetes into the chart.
+    Crds,
 }
 
 fn main() -> ExitCode {
@@ -67,7 +73,9 @@ fn main() -> ExitCode {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Setup => packages::ensure(packages::Purpose::Test),
         Command::Build(options) => build::build(options.profile()).map(|folder| println!("{}", folder.display())),
+        Command::Images(options) => images::run(&options),
         Command::Docs => docs::run(),
+        Command::Crds => crds::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,6 +62,8 @@ const TEST: &[Package] = &[
     package("qemu-utils", "/usr/bin/qemu-img", "tests: an NBD client"),
     package("ndisc6", "/usr/bin/rdisc6", "tests: asks for IPv6 routers"),
     package("python3-venv", "/usr/bin/python3", "tests: gets a Go that builds test servers, and a Redfish emulator"),
+    package("pkg-config", "/usr/bin/pkg-config", "tests: builds a container runtime"),
+    package("tinyproxy-bin", "/usr/bin/tinyproxy", "tests: the way out of a cluster's nodes"),
     package("procps", "/usr/bin/pgrep", "tests: looking at processes"),
     package("cryptsetup-bin", "/usr/sbin/veritysetup", "tests: a second opinion on verified roots"),
     package("binutils", "/usr/bin/objcopy", "tests: a second opinion on unified kernel images"),

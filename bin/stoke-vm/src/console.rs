@@ -19,7 +19,7 @@ use std::time::Duration;
 use stoke_api::workload::FirmwareKind;
 use stoke_vmm::dialog::{Dialog, Reaction};
 use stoke_vmm::spec::VmFiles;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,9 @@ use crate::log::{ConsoleLog, HISTORY};
 
 /// How long a viewer may leave bytes unread before it is dropped.
 const VIEWER_PATIENCE: Duration = Duration::from_mins(1);
+
+/// The same for this process' own output, whose reader is a container runtime: it may be stopped for as long as it likes.
+const RUNTIME_PATIENCE: Duration = Duration::from_hours(24 * 365);
 
 /// A viewer that is further behind is shown the newest part instead.
 const FAR_BEHIND: u64 = 2 << 20;
@@ -75,7 +78,7 @@ impl Console {
     ///
     /// # Errors
     /// If the socket cannot be made.
-    pub(crate) fn serve(files: &VmFiles, log: ConsoleLog) -> anyhow::Result<Self> {
+    pub(crate) fn serve(files: &VmFiles, log: ConsoleLog, stdio: bool) -> anyhow::Result<Self> {
         let listener = stoke_daemon::bind(&files.console())?;
         let off = Guest { running: false, boots: 0, firmware: FirmwareKind::Bios, adopted: false };
         let (guest, current) = watch::channel(off);
@@ -94,7 +97,11 @@ impl Console {
             notices,
         };
         tokio::spawn(line.keep());
-        tokio::spawn(accept(listener, Arc::new(Shared { log, length, keys })));
+        let shared = Arc::new(Shared { log, length, keys });
+        if stdio {
+            attach(tokio::io::stdin(), tokio::io::stdout(), &shared);
+        }
+        tokio::spawn(accept(listener, shared));
         Ok(Self { guest, nothing_to_boot })
     }
 
@@ -205,12 +212,36 @@ async fn write_keys(to: &mut OwnedWriteHalf, keys: &[u8]) {
     let _ = timeout(LOOK, to.write_all(keys)).await;
 }
 
+/// Lets a terminal that is standard input pass on every key as it is: the guest's own terminal line echoes and edits.
+pub(crate) fn make_raw() {
+    let stdin = std::io::stdin();
+    if let Ok(mut attributes) = rustix::termios::tcgetattr(&stdin) {
+        attributes.make_raw();
+        if let Err(error) = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Now, &attributes) {
+            tracing::warn!(%error, "keys are edited by the terminal before the guest sees them");
+        }
+    }
+}
+
+/// Makes a pair of streams a viewer for good: what is attached to a container sees what happens from now on, and types.
+/// What was before is in the container's log.
+fn attach(
+    from: impl AsyncRead + Send + Unpin + 'static,
+    to: impl AsyncWrite + Send + Unpin + 'static,
+    shared: &Arc<Shared>,
+) {
+    let offset = shared.log.length();
+    tokio::spawn(show(to, Arc::clone(shared), offset, RUNTIME_PATIENCE));
+    tokio::spawn(pass_keys(from, shared.keys.clone()));
+}
+
 async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (from, to) = stream.into_split();
-                let viewer = tokio::spawn(show(to, Arc::clone(&shared)));
+                let history = shared.log.history_start();
+                let viewer = tokio::spawn(show(to, Arc::clone(&shared), history, VIEWER_PATIENCE));
                 tokio::spawn(listen(from, shared.keys.clone(), viewer.abort_handle()));
             }
             Err(error) => {
@@ -223,11 +254,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
 
 /// Passes on what a viewer types; ends the viewer when it hangs up.
 async fn listen(mut from: OwnedReadHalf, keys: mpsc::Sender<Vec<u8>>, viewer: tokio::task::AbortHandle) {
-    let mut buffer = [0; 1024];
-    while let Ok(size @ 1..) = from.read(&mut buffer).await {
-        // With no machine to type at, keys are dropped rather than kept for the next one.
-        let _ = keys.send_timeout(buffer.get(..size).unwrap_or_default().to_vec(), LOOK).await;
-    }
+    from = pass_keys(from, keys).await;
     // It may only have stopped typing (`socat -u`, input from /dev/null): it is gone when nothing can be written either.
     while let Ok(ready) = from.ready(Interest::WRITABLE).await {
         if ready.is_write_closed() || viewer.is_finished() {
@@ -238,10 +265,19 @@ async fn listen(mut from: OwnedReadHalf, keys: mpsc::Sender<Vec<u8>>, viewer: to
     viewer.abort();
 }
 
-/// Shows a viewer the history, then what comes.
-async fn show(mut to: OwnedWriteHalf, shared: Arc<Shared>) {
+/// Passes on what is typed, until the end of it.
+async fn pass_keys<R: AsyncRead + Unpin>(mut from: R, keys: mpsc::Sender<Vec<u8>>) -> R {
+    let mut buffer = [0; 1024];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        // With no machine to type at, keys are dropped rather than kept for the next one.
+        let _ = keys.send_timeout(buffer.get(..size).unwrap_or_default().to_vec(), LOOK).await;
+    }
+    from
+}
+
+/// Shows a viewer what there is from an offset on, then what comes.
+async fn show(mut to: impl AsyncWrite + Unpin, shared: Arc<Shared>, mut offset: u64, patience: Duration) {
     let mut length = shared.length.clone();
-    let mut offset = shared.log.history_start();
     loop {
         // Only a word that there is more: it is late, and reading goes on past it.
         length.mark_unchanged();
@@ -254,7 +290,11 @@ async fn show(mut to: OwnedWriteHalf, shared: Arc<Shared>) {
             continue;
         }
         offset += piece.len() as u64;
-        if !matches!(timeout(VIEWER_PATIENCE, to.write_all(&piece)).await, Ok(Ok(()))) {
+        let written = async {
+            to.write_all(&piece).await?;
+            to.flush().await
+        };
+        if !matches!(timeout(patience, written).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -278,6 +318,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_attached_sees_what_is_new_and_types() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        fs_err::write(&path, "of an earlier container\n").unwrap();
+        let (news, length) = watch::channel(0);
+        let (keys, mut typed) = mpsc::channel(1);
+        let shared = Arc::new(Shared { log: ConsoleLog::new(&path), length, keys });
+        let (mut person, ours) = tokio::io::duplex(1024);
+        let (from, to) = tokio::io::split(ours);
+        attach(from, to, &shared);
+        fs_err::write(&path, "of an earlier container\nlogin: ").unwrap();
+        news.send_replace(31);
+        let mut seen = [0; 7];
+        person.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"login: ");
+        person.write_all(b"root\r").await.unwrap();
+        assert_eq!(typed.recv().await.unwrap(), b"root\r");
+    }
+
+    #[tokio::test]
     async fn a_viewer_who_reads_faster_than_the_news_spreads_sees_everything_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console.log");
@@ -287,7 +347,7 @@ mod tests {
         let (viewer, ours) = UnixStream::pair().unwrap();
         // Told of nothing yet, the viewer reads what is there.
         let shared = Shared { log: ConsoleLog::new(&path), length, keys };
-        let shown = tokio::spawn(show(ours.into_split().1, Arc::new(shared)));
+        let shown = tokio::spawn(show(ours.into_split().1, Arc::new(shared), 0, VIEWER_PATIENCE));
         let mut viewer = tokio::io::BufReader::new(viewer);
         let mut seen = vec![0; 10];
         viewer.read_exact(&mut seen).await.unwrap();

@@ -154,7 +154,8 @@ impl Machine {
         let config = self.config.borrow();
         let strategy = match config.run_strategy {
             RunStrategy::Always => true,
-            RunStrategy::Once => !self.memory.record().ended,
+            RunStrategy::Once | RunStrategy::Manual => !self.memory.record().ended,
+            RunStrategy::RerunOnFailure => !self.memory.record().ended || self.memory.record().failed,
             RunStrategy::Halted => false,
         };
         strategy && config.power == Power::On && !self.shutdown.is_cancelled()

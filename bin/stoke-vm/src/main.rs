@@ -33,14 +33,26 @@ struct Arguments {
     /// Where the machine is asked about itself and told to reload or stop.
     #[arg(long, value_name = "SOCKET")]
     socket: PathBuf,
+    /// Attach standard input and output to the guest's serial console: a container's, so that it can be attached to.
+    #[arg(long)]
+    console_stdio: bool,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     stoke_daemon::init_tracing();
     // Sockets that command a machine, and everything that its console showed, are nobody else's business.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    orphans::reap_as_init()?;
-    vm::run(stoke_daemon::Launch { config: arguments.config, socket: arguments.socket }).await
+    let runtime = tokio::runtime::Runtime::new()?;
+    if arguments.console_stdio {
+        console::make_raw();
+    }
+    let launch = stoke_daemon::Launch { config: arguments.config, socket: arguments.socket };
+    let ended = runtime.block_on(async {
+        orphans::reap_as_init()?;
+        vm::run(launch, arguments.console_stdio).await
+    });
+    // Not waiting for a thread that reads standard input: nobody may ever type again.
+    runtime.shutdown_background();
+    ended
 }

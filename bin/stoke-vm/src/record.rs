@@ -19,6 +19,9 @@ pub(crate) struct Record {
     pub(crate) reboots: u64,
     /// Whether it ended by itself since it was last asked to be on.
     pub(crate) ended: bool,
+    /// Whether its last end was one that its system did not ask for.
+    #[serde(default)]
+    pub(crate) failed: bool,
     /// The last start; written before QEMU exists, so that a QEMU without it is none of ours.
     pub(crate) start: Option<Start>,
 }
@@ -51,7 +54,7 @@ impl Start {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { version: VERSION, reboots: 0, ended: false, start: None }
+        Self { version: VERSION, reboots: 0, ended: false, failed: false, start: None }
     }
 }
 

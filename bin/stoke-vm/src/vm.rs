@@ -32,10 +32,10 @@ pub(crate) struct Vm {
 }
 
 /// Runs the role. When it is told to stop, the guest is shut down before this returns.
-pub(crate) async fn run(launch: Launch) -> anyhow::Result<()> {
+pub(crate) async fn run(launch: Launch, stdio: bool) -> anyhow::Result<()> {
     let mut started = None;
     let served = stoke_daemon::run::<Vm, _>(launch, |config, shutdown| {
-        let vm = Vm::start(config, shutdown);
+        let vm = Vm::start(config, shutdown, stdio);
         started = vm.as_ref().ok().map(Arc::clone);
         async { vm }
     })
@@ -48,12 +48,12 @@ pub(crate) async fn run(launch: Launch) -> anyhow::Result<()> {
 }
 
 impl Vm {
-    fn start(config: VmConfig, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
+    fn start(config: VmConfig, shutdown: CancellationToken, stdio: bool) -> anyhow::Result<Arc<Self>> {
         fs_err::create_dir_all(&config.state)?;
         fs_err::create_dir_all(&config.run)?;
         let files = VmFiles::new(&config.state, &config.run);
         let log = ConsoleLog::new(files.console_log());
-        let console = Console::serve(&files, log.clone())?;
+        let console = Console::serve(&files, log.clone(), stdio)?;
         let report = SharedReport::default();
         let (sender, receiver) = watch::channel(config);
         let metrics = Metrics::default();

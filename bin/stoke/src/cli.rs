@@ -16,7 +16,7 @@ pub(crate) use image::{
     DiffImages, ExportImage, Image, ImageKeys, ImportImage, KeepImage, ListImages, PruneImages, PullImage, PushImage,
     RegistryAccess, RollbackImage, ShowImage, SignImage, VerifyImages,
 };
-pub(crate) use rollout::Rollout;
+pub(crate) use rollout::{Rollout, RolloutStatus};
 
 /// Machines from one image: booted over the network, on one Linux host.
 ///
@@ -31,6 +31,19 @@ pub(crate) struct Cli {
     /// Folder that holds everything of an installation [default: /var/lib/stokehold as root, else ~/.local/state/stokehold]
     #[arg(long, global = true, env = "STOKE_STATE", value_name = "DIR", hide_env_values = true)]
     pub(crate) state: Option<PathBuf>,
+    /// Where to look: `standalone` (this host), `cluster`, or a context of the kubeconfig [default: this host if a Stokehold runs here, else the cluster]
+    #[arg(long, global = true, env = "STOKE_TARGET", value_name = "TARGET", hide_env_values = true)]
+    pub(crate) target: Option<String>,
+    /// A context of the kubeconfig; means a cluster
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig [default: KUBECONFIG, else ~/.kube/config]; means a cluster
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace of the cluster's operator, routers and farms
+    #[arg(long, global = true, env = "STOKE_SYSTEM_NAMESPACE", value_name = "NS", default_value = "stokehold-system")]
+    #[arg(hide_env_values = true, hide_short_help = true)]
+    pub(crate) system_namespace: String,
     /// When to use colors; NO_COLOR is honored, too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: ColorChoice,
@@ -51,10 +64,13 @@ pub(crate) enum Command {
     /// Run what the files describe, and follow their edits
     ///
     /// Loads all objects of the files, brings this host to what they say, and goes on until it is stopped. Ctrl-C ends this program only: machines keep running and are found again by the next `stoke up`. If one is running already, the files are handed to it.
+    ///
+    /// With a cluster (`--target cluster`, `--context`, or as `kubectl stoke`) the objects are checked and applied there, and this ends.
+    #[command(alias = "apply")]
     Up(Files),
     /// Show what `up` would change, and change nothing
     Plan(Files),
-    /// List objects: images, lans, farms, servers, machines
+    /// List objects: images, lans, farms, servers, machines, machinesets
     Get(Get),
     /// Show everything that is known of one object: conditions, boot timeline, events
     Describe(OneObject),
@@ -72,6 +88,12 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Log in to a machine, or run a command there
     Ssh(Ssh),
+    /// Connect local ports to a machine on its LAN, in a cluster
+    ///
+    /// Goes through the router of the machine's LAN: it needs pods/portforward to that one pod, and nothing of the machine but an address.
+    Forward(Forward),
+    /// Set the number of machines of a set
+    Scale(Scale),
     /// Watch farms and the boots that they serve
     #[command(subcommand)]
     Farm(Farm),
@@ -90,6 +112,10 @@ pub(crate) enum Command {
     ///
     /// Shuts machines down, ends every process and removes links and namespaces. Objects, leases, images and keys stay and are there at the next `stoke up`, unless --purge is given.
     Down(Down),
+    /// Write down what another host or cluster needs to be the same farm
+    ///
+    /// Writes objects, keys and leases to a folder that `stoke up` takes: on another host the same farm runs with the same authority, leases and SSH host keys. The folder has secrets.
+    Export(Export),
     /// Describe the fields of a kind, from its types
     Explain(Explain),
     /// Say what this host has and lacks, and how to get it
@@ -102,6 +128,9 @@ pub(crate) enum Command {
     /// Run one role; started by `stoke up` and by Kubernetes
     #[command(hide = true)]
     Serve(Serve),
+    /// Ask a role about itself; what Kubernetes probes by
+    #[command(hide = true)]
+    Probe(Probe),
     /// Print a page of the documentation that is made from the program
     #[command(hide = true)]
     Reference {
@@ -124,6 +153,9 @@ pub(crate) struct Files {
     /// YAML or JSON files, or folders of them
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// Namespace of objects that name none, in a cluster [default: that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 #[derive(Debug, Args)]
@@ -140,9 +172,12 @@ pub(crate) struct Get {
     /// Go on and print each change
     #[arg(short, long)]
     pub(crate) watch: bool,
-    /// Only objects of this namespace
+    /// Only objects of this namespace [default: all, in a cluster that of the context]
     #[arg(short, long, value_name = "NS")]
     pub(crate) namespace: Option<ObjectName>,
+    /// Objects of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -168,9 +203,9 @@ pub(crate) struct OneObject {
     /// Name
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    /// Its namespace [default: default, in a cluster that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 /// Some objects: `node-1`, `machine/node-1 server/rack1-07`, or a kind and names.
@@ -179,9 +214,9 @@ pub(crate) struct Objects {
     /// `NAME` of a machine, `KIND/NAME`, or a kind followed by names
     #[arg(required = true, value_name = "KIND/NAME")]
     pub(crate) words: Vec<String>,
-    /// Their namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    /// Their namespace [default: default, in a cluster that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 /// A machine.
@@ -190,9 +225,9 @@ pub(crate) struct OneMachine {
     /// The machine
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    /// Its namespace [default: default, in a cluster that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 #[derive(Debug, Args)]
@@ -212,12 +247,43 @@ pub(crate) struct Ssh {
     /// Account
     #[arg(short = 'l', long, default_value = "root")]
     pub(crate) user: String,
-    /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    /// Its namespace [default: default, in a cluster that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
     /// Command to run there; a shell if absent
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+/// Ports of a machine.
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    /// Machine, or `server/NAME`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Ports there; `LOCAL:THERE` if the local one is another, 0 for any that is free
+    #[arg(value_name = "[LOCAL:]PORT", required_unless_present = "stdio")]
+    pub(crate) ports: Vec<String>,
+    /// Connect this port there to standard input and output
+    #[arg(long, value_name = "PORT", conflicts_with = "ports")]
+    pub(crate) stdio: Option<u16>,
+    /// Its namespace [default: that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
+}
+
+/// A number of machines.
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// `NAME` of a set, or `machineset/NAME`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// How many machines it shall have
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: u32,
+    /// Its namespace [default: that of the context]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 #[derive(Debug, Args)]
@@ -225,6 +291,22 @@ pub(crate) struct Down {
     /// Forget everything, too: objects, leases, keys, images
     #[arg(long)]
     pub(crate) purge: bool,
+    /// Namespace of the operator, in a cluster
+    #[arg(short, long, value_name = "NS", hide = true)]
+    pub(crate) namespace: Option<ObjectName>,
+    /// Seconds to wait for a cluster's operator
+    #[arg(long, value_name = "SECONDS", default_value = "300", hide = true)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A folder that is not there yet, or empty
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Take the versions of images along, as OCI archives
+    #[arg(long)]
+    pub(crate) images: bool,
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +335,26 @@ pub(crate) struct Serve {
     /// Folder with the namespaces to join first
     #[arg(long, value_name = "DIR")]
     pub(crate) namespaces: Option<PathBuf>,
+    /// Be one of several nodes, told by an operator what to do
+    #[arg(long)]
+    pub(crate) cluster: bool,
+    /// Node agent's socket for LAN ports: the role waits for its interfaces, then serves on them
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) ports: Option<PathBuf>,
+    /// Where a build says how far it is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Asks a role about itself, from inside of its container.
+#[derive(Debug, Args)]
+pub(crate) struct Probe {
+    /// Its admin socket
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) socket: PathBuf,
+    /// What is asked for: /live or /ready
+    #[arg(value_name = "PATH")]
+    pub(crate) path: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -261,6 +363,7 @@ pub(crate) enum RoleName {
     Router,
     Farm,
     Build,
+    Operator,
 }
 
 /// Words for objects made to references: a kind and names, `KIND/NAME`, or the name of a `default` kind.
@@ -292,9 +395,9 @@ fn reference(word: &str, kind: Option<Kind>, namespace: &ObjectName) -> anyhow::
 
 impl OneObject {
     /// What was meant.
-    pub(crate) fn reference(&self) -> anyhow::Result<stoke_api::ObjectRef> {
+    pub(crate) fn reference(&self, default: &ObjectName) -> anyhow::Result<stoke_api::ObjectRef> {
         let words: Vec<_> = [Some(self.kind.clone()), self.name.clone()].into_iter().flatten().collect();
-        let mut found = references(&words, None, &self.namespace)?;
+        let mut found = references(&words, None, self.namespace.as_ref().unwrap_or(default))?;
         found.pop().ok_or_else(|| crate::failure::Failure::usage("no object is named", "write KIND NAME or KIND/NAME"))
     }
 }

@@ -23,7 +23,7 @@ fn workload(reference: &ObjectRef) -> String {
         Kind::Image => "build",
         Kind::Lan => "router",
         Kind::Farm | Kind::Server => "farm",
-        Kind::Machine => "vm",
+        Kind::Machine | Kind::MachineSet => "vm",
     };
     let namespace = reference.namespace.as_ref().map_or("cluster", ObjectName::as_str);
     format!("{word}-{namespace}-{}", reference.name)

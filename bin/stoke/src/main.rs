@@ -1,13 +1,14 @@
 //! `stoke`: the command line of Stokehold, and every role as `stoke serve ROLE`.
 //!
 //! What is typed is defined in [`cli`]; each command is one file in [`commands`]; commands that ask a running
-//! installation do so through [`client`], its control socket. `main` is not asynchronous: `serve` and `ssh` join
+//! installation do so through [`client`], its control socket, or through [`cluster`], which chooses. `main` is not asynchronous: `serve` and `ssh` join
 //! namespaces first, which a process can only do while it has one thread.
 //!
 //! What this program never does: decide what runs (`stoke-reconcile` does) or touch links, disks and processes itself.
 
 mod cli;
 mod client;
+mod cluster;
 mod commands;
 mod failure;
 mod folders;

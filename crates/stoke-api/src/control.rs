@@ -215,7 +215,7 @@ pub struct WatchEvent {
     /// What happened; `Created` for all that was there when the watch began.
     pub change: Change,
     /// The object as it is now, or was last.
-    pub object: AnyObject,
+    pub object: Box<AnyObject>,
 }
 
 /// A farm as it runs.

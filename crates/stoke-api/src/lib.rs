@@ -5,6 +5,7 @@
 //! - [`objects`]: the kinds, one file each: `Image`, `Lan`, `Farm`, `Server`, `Machine`.
 //! - [`workload`]: what the reconcilers ask a backend to run, and the configuration that each role is given.
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
+//! - [`agent`]: what the operator and the node agents of a cluster say to each other.
 //! - [`control`]: the control socket of a standalone installation.
 //! - [`node`]: the protocol between a booting node (`stoke-init`) and its farm.
 //! - [`trust`]: the part of it by which a node proves what it runs, and is given its secrets.
@@ -16,6 +17,7 @@
 //! What this crate never does: I/O other than reading the files it is asked to load, logging, or knowing which backend
 //! runs. Read [`objects`] first.
 
+pub mod agent;
 pub mod chunks;
 pub mod control;
 pub mod load;

@@ -69,6 +69,29 @@ pub struct Metadata {
     /// What must be done before the object may go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
+    /// Set by whoever makes the object for another one: it goes when none of these is there any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// An object for which another one was made, as in Kubernetes. Owners may be of kinds that are not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerReference {
+    /// Group and version of its kind.
+    pub api_version: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid: another object of this name is another one.
+    pub uid: String,
+    /// Whether it is the one that keeps the object as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<bool>,
+    /// Whether it must not be gone before the object is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_owner_deletion: Option<bool>,
 }
 
 impl Metadata {
@@ -85,7 +108,13 @@ impl Metadata {
             creation_timestamp: None,
             deletion_timestamp: None,
             finalizers: Vec::new(),
+            owner_references: Vec::new(),
         }
+    }
+
+    /// The object that keeps this one as it is, if there is one.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().find(|owner| owner.controller == Some(true))
     }
 }
 

@@ -209,6 +209,9 @@ pub struct VmReport {
     pub reboots: u64,
     /// When the guest was started or, if that was later, reset: milliseconds since 1970. Its present boot began then.
     pub started_ms: Option<u64>,
+    /// Whether it ended by itself since it was last asked to be on.
+    #[serde(default)]
+    pub ended: bool,
     /// Links of the host that its interfaces are, in order.
     pub links: Vec<LinkName>,
     /// Why it is not as wanted, with the next step.

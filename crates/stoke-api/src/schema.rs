@@ -6,8 +6,8 @@ use schemars::schema_for;
 use serde_json::Value;
 
 use crate::objects::{
-    FarmSpec, FarmStatus, ImageSpec, ImageStatus, Kind, LanSpec, LanStatus, MachineSpec, MachineStatus, Object,
-    ServerSpec, ServerStatus,
+    FarmSpec, FarmStatus, ImageSpec, ImageStatus, Kind, LanSpec, LanStatus, MachineSetSpec, MachineSetStatus,
+    MachineSpec, MachineStatus, Object, ServerSpec, ServerStatus,
 };
 
 /// The schema of a kind: its root, or any part of it, with the definitions that the parts refer to.
@@ -33,6 +33,8 @@ pub enum Sort {
     Integer,
     Number,
     Boolean,
+    /// The name of an object, or namespace and name.
+    Reference,
     Any,
 }
 
@@ -51,6 +53,7 @@ fn derive(kind: Kind) -> Value {
         Kind::Farm => schema_for!(Object<FarmSpec, FarmStatus>),
         Kind::Server => schema_for!(Object<ServerSpec, ServerStatus>),
         Kind::Machine => schema_for!(Object<MachineSpec, MachineStatus>),
+        Kind::MachineSet => schema_for!(Object<MachineSetSpec, MachineSetStatus>),
     }
     .to_value()
 }
@@ -91,6 +94,7 @@ impl<'a> Schema<'a> {
             return Sort::Choice;
         }
         match self.type_name() {
+            _ if self.definition == Some("TargetRef") => Sort::Reference,
             "object" if self.node.get("properties").is_some() || self.items().is_none() => Sort::Object,
             "object" => Sort::Map,
             "array" => Sort::List,
@@ -168,6 +172,11 @@ impl<'a> Schema<'a> {
         (bound("minimum"), bound("maximum").or(largest))
     }
 
+    /// What JSON Schema calls a keyword: `pattern`, `minimum`. What is said at the field goes before what its type says.
+    pub fn keyword(&self, name: &str) -> Option<&'a Value> {
+        self.field.get(name).or_else(|| self.node.get(name))
+    }
+
     /// The fields of an object, by name.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
         let root = self.root;
@@ -235,7 +244,8 @@ mod tests {
         let cpus = at(Kind::Machine, &["spec", "vm", "cpus"]);
         assert_eq!((cpus.sort(), cpus.range()), (Sort::Integer, (Some(1), Some(255))));
         let strategy = at(Kind::Machine, &["spec", "runStrategy"]);
-        assert_eq!(strategy.choices().iter().map(|(word, _)| *word).collect::<Vec<_>>(), ["Always", "Once", "Halted"]);
+        let words: Vec<_> = strategy.choices().iter().map(|(word, _)| *word).collect();
+        assert_eq!(words, ["Always", "RerunOnFailure", "Once", "Manual", "Halted"]);
         let address = at(Kind::Machine, &["spec", "nics", "address"]);
         assert_eq!((address.format(), address.type_words().as_str()), ("ipv4", "IPv4 address"));
         assert_eq!(at(Kind::Lan, &["spec", "subnets"]).type_words(), "[]Subnet");

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -57,9 +59,14 @@ async fn status<R: Role>(State(admin): State<Arc<Admin<R>>>) -> Response {
     Json(admin.role.report()).into_response()
 }
 
-async fn reload<R: Role>(State(admin): State<Arc<Admin<R>>>) -> Response {
+async fn reload<R: Role>(State(admin): State<Arc<Admin<R>>>, body: Bytes) -> Response {
     let _alone = admin.reloading.lock().await;
-    let reloaded = match crate::read_config::<R::Config>(&admin.launch) {
+    let config = if body.is_empty() {
+        crate::read_config::<R::Config>(&admin.launch)
+    } else {
+        serde_json::from_slice(&body).context("what was sent is no configuration")
+    };
+    let reloaded = match config {
         Ok(config) => admin.role.reload(config).await,
         Err(error) => Err(error),
     };

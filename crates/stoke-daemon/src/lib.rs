@@ -8,7 +8,8 @@
 //! GET  /ready     200 if the role says so, else 503
 //! GET  /metrics   OpenMetrics text
 //! GET  /status    stoke_api::report::Report in JSON
-//! POST /reload    reads the configuration file again; 422 with the reason if the role refuses it
+//! POST /reload    goes over to the configuration in the body, or to that in its file if the body is empty;
+//!                 422 with the reason if the role refuses it
 //! POST /stop      drains and ends
 //! ```
 //!

@@ -8,6 +8,9 @@ use crate::config::Subnet;
 use crate::server::{BootOptions, Destination, Reply, Server};
 use crate::wire::{Message, MessageType, Request, option};
 
+/// What every Ethernet carries.
+const ETHERNET_MTU: u16 = 1500;
+
 impl Server {
     /// An OFFER or ACK.
     pub(crate) fn grant(
@@ -63,7 +66,8 @@ impl Server {
         if let Some(host) = self.reservation(request).filter(|_| request.wants(option::HOST_NAME)) {
             message.option(option::HOST_NAME, &host.hostname);
         }
-        if request.wants(option::INTERFACE_MTU) {
+        // Who does not ask sends what is lost where frames must be smaller than Ethernet's.
+        if request.wants(option::INTERFACE_MTU) || self.config().mtu < ETHERNET_MTU {
             message.option(option::INTERFACE_MTU, self.config().mtu.to_be_bytes());
         }
     }

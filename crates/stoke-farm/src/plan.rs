@@ -54,7 +54,8 @@ pub fn endpoints(config: &FarmConfig) -> Endpoints {
         (Service::NodeApi, config.node_port),
         (Service::Nbd, config.nbd_port),
     ];
-    let ports = ports.map(|(service, port)| (service, SocketAddr::new(config.address.into(), port)));
+    let ports =
+        ports.map(|(service, port)| (service, SocketAddr::new(config.listen.unwrap_or(config.address).into(), port)));
     // Nodes go on by IPv4: their initramfs has no other.
     let ports6 = [(Service::Tftp6, config.tftp_port), (Service::Http6, config.http_port)];
     let at6 =

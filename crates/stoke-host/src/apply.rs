@@ -115,6 +115,12 @@ fn combine(
             if let Some(owner) = owner {
                 problems.push(problem(&reference, "metadata.name", format!("it belongs to {}", owner.display())));
             }
+            let maker = after.get(&reference).and_then(|there| there.metadata().controller());
+            if let Some(maker) = maker {
+                let message = format!("it is one of {}/{}", maker.kind.to_lowercase(), maker.name);
+                problems.push(problem(&reference, "metadata.name", message));
+                continue;
+            }
             let new = after.get(&reference).map_or_else(|| object.clone(), |old| over(object, old));
             after.insert(reference, new);
             writes.push(Write::Put { object: Box::new(object.clone()), origin: Some(file.path.clone()) });
@@ -150,6 +156,7 @@ fn with_state_of(mut object: AnyObject, other: &AnyObject) -> AnyObject {
         (AnyObject::Farm(object), AnyObject::Farm(other)) => object.status.clone_from(&other.status),
         (AnyObject::Server(object), AnyObject::Server(other)) => object.status.clone_from(&other.status),
         (AnyObject::Machine(object), AnyObject::Machine(other)) => object.status.clone_from(&other.status),
+        (AnyObject::MachineSet(object), AnyObject::MachineSet(other)) => object.status.clone_from(&other.status),
         _ => {}
     }
     object

@@ -62,7 +62,7 @@ struct Pace {
 }
 
 /// All controllers.
-pub(crate) struct Controllers {
+pub struct Controllers {
     notes: Arc<LocalStore>,
     done: BTreeMap<String, Done>,
     pace: BTreeMap<String, Pace>,
@@ -76,14 +76,14 @@ impl Controllers {
     ///
     /// # Errors
     /// If the notes cannot be read.
-    pub(crate) fn open(notes: Arc<LocalStore>, wake: Arc<Notify>) -> anyhow::Result<Self> {
+    pub fn open(notes: Arc<LocalStore>, wake: Arc<Notify>) -> anyhow::Result<Self> {
         let done = notes.note(NOTE)?.unwrap_or_default();
         let (pace, seen) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { notes, done, pace, seen, found: channel(), wake })
     }
 
     /// What they said last, by server.
-    pub(crate) fn seen(&self) -> &BTreeMap<String, BmcSeen> {
+    pub fn seen(&self) -> &BTreeMap<String, BmcSeen> {
         &self.seen
     }
 
@@ -91,7 +91,7 @@ impl Controllers {
     ///
     /// # Errors
     /// If it cannot be noted.
-    pub(crate) fn collect(&mut self) -> anyhow::Result<Vec<Occurrence>> {
+    pub fn collect(&mut self) -> anyhow::Result<Vec<Occurrence>> {
         let mut events = Vec::new();
         while let Ok(found) = self.found.1.try_recv() {
             events.extend(self.take_in(found)?);
@@ -99,25 +99,30 @@ impl Controllers {
         Ok(events)
     }
 
-    /// Begins the visits that are due.
+    /// Begins the visits that are due. To servers in `locked` there is none: why nobody can log in, by their names.
     ///
     /// # Errors
     /// If it cannot be noted.
-    pub(crate) fn carry_out(&mut self, tasks: &[BmcTask]) -> anyhow::Result<()> {
+    pub fn carry_out(&mut self, tasks: &[BmcTask], locked: &BTreeMap<String, String>) -> anyhow::Result<()> {
         let wanted = |name: &String| tasks.iter().any(|task| task.server.to_string() == *name);
         self.seen.retain(|name, _| wanted(name));
         self.pace.retain(|name, pace| pace.visited || wanted(name));
         for task in tasks {
-            self.begin(task)?;
+            self.begin(task, locked.get(&task.server.to_string()))?;
         }
         Ok(())
     }
 
-    fn begin(&mut self, task: &BmcTask) -> anyhow::Result<()> {
+    fn begin(&mut self, task: &BmcTask, locked: Option<&String>) -> anyhow::Result<()> {
         let name = task.server.to_string();
         let under_way = self.pace.values().filter(|pace| pace.visited).count();
         let done = self.done.get(&name).copied().unwrap_or_default();
-        self.seen.entry(name.clone()).or_default().requests_done = done.requests;
+        let seen = self.seen.entry(name.clone()).or_default();
+        seen.requests_done = done.requests;
+        if let Some(why) = locked {
+            why.clone_into(&mut seen.last_error);
+            return Ok(());
+        }
         let pace = self.pace.entry(name.clone()).or_default();
         let now = Instant::now();
         let asked = (task.requests, task.cycles);

@@ -28,7 +28,7 @@ fn until(controllers: &mut Controllers, task: &BmcTask, what: impl Fn(&BmcSeen) 
     let mut events = Vec::new();
     loop {
         events.extend(controllers.collect().unwrap().into_iter().map(|event| event.message));
-        controllers.carry_out(std::slice::from_ref(task)).unwrap();
+        controllers.carry_out(std::slice::from_ref(task), &BTreeMap::new()).unwrap();
         if controllers.seen().values().any(&what) {
             return events;
         }

@@ -60,7 +60,7 @@ const PREFIX: &str = "/grub";
 
 /// The boot programs that are there: name to file. GRUB's cores are made in `folder` if GRUB is installed and they are not
 /// there, or are of an older GRUB.
-pub(crate) fn boot_programs(folder: &Path) -> BTreeMap<String, PathBuf> {
+pub fn boot_programs(folder: &Path) -> BTreeMap<String, PathBuf> {
     let exists = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|path| path.exists());
     let found = PLACES.iter().filter_map(|(name, paths)| Some(((*name).to_owned(), exists(paths)?)));
     let made = CORES.iter().filter_map(|core| Some((core.name.to_owned(), core.ensure(folder)?)));

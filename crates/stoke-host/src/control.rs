@@ -219,10 +219,7 @@ async fn rollout(
     let picture = control.picture.borrow().clone();
     let images = &picture.observed.environment.images;
     let image = |farm: &AnyObject| match farm {
-        AnyObject::Farm(farm) => {
-            let (kind, name) = (Kind::Image, farm.spec.image.clone());
-            Some(stoke_reconcile::names::key(&ObjectRef { kind, namespace: reference.namespace.clone(), name }))
-        }
+        AnyObject::Farm(farm) => Some(stoke_reconcile::names::key(&farm.spec.image.of(&reference, Kind::Image))),
         _ => None,
     };
     change_status(&control, reference.clone(), |farm| {
@@ -256,17 +253,23 @@ fn change_status(
     Err(StoreError::Conflict(reference).into())
 }
 
-/// The status with the request in it, or why it cannot be.
-fn powered(object: &AnyObject, action: PowerAction) -> Result<Status, String> {
+/// The status with a request of power in it, or why it cannot be.
+///
+/// # Errors
+/// If the object has none, or not now.
+pub fn powered(object: &AnyObject, action: PowerAction) -> Result<Status, String> {
     match (object, action) {
         (AnyObject::Machine(machine), action) => {
             let halted = machine.spec.run_strategy == RunStrategy::Halted;
+            let manual = machine.spec.run_strategy == RunStrategy::Manual;
             let mut status = machine.status.clone();
             match action {
-                PowerAction::Stop => status.stop_requested = true,
+                PowerAction::Stop => (status.stop_requested, status.start_requested) = (true, false),
                 _ if halted => return Err("its runStrategy is Halted; change that in its file".to_owned()),
-                PowerAction::Reboot if status.stop_requested => return Err("it is stopped; start it".to_owned()),
-                PowerAction::Start => status.stop_requested = false,
+                PowerAction::Reboot if status.stop_requested || (manual && !status.start_requested) => {
+                    return Err("it is stopped; start it".to_owned());
+                }
+                PowerAction::Start => (status.stop_requested, status.start_requested) = (false, manual),
                 PowerAction::Reboot => status.reboots_requested += 1,
             }
             Ok(Status::Machine(status))
@@ -309,7 +312,11 @@ async fn trace_object(State(control): Shared, Path(path): ObjectPath) -> Answer<
 /// All objects first, then each change. Ends when the watcher is too slow, so that it begins again with all.
 async fn watch_objects(State(control): Shared) -> Answer<Response> {
     let changes = control.store.watch();
-    let now = control.store.list()?.into_iter().map(|object| WatchEvent { change: Change::Created, object });
+    let now = control
+        .store
+        .list()?
+        .into_iter()
+        .map(|object| WatchEvent { change: Change::Created, object: Box::new(object) });
     let later = stream::unfold(changes, |mut changes| async move {
         match changes.recv().await {
             Ok(event) => Some((event, changes)),

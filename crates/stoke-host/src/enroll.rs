@@ -5,7 +5,10 @@ use stoke_api::objects::{AnyObject, Enrolment, NodeState};
 use stoke_reconcile::Status;
 
 /// The status with the TPM accepted that the node showed last, or with none accepted any more; or why that cannot be.
-pub(crate) fn enrolled(object: &AnyObject, request: &EnrollRequest) -> Result<Status, String> {
+///
+/// # Errors
+/// If it has shown none, or is no node.
+pub fn enrolled(object: &AnyObject, request: &EnrollRequest) -> Result<Status, String> {
     match object {
         AnyObject::Machine(machine) => {
             let enrolment = accepted(machine.status.node.as_ref(), request)?;

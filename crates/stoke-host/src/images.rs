@@ -19,7 +19,7 @@ use crate::authority::Authority;
 use crate::in_use::in_use;
 use crate::record::now_ms;
 use crate::signatures::{self, Keys, Signed};
-use crate::store::{LocalStore, Store as _};
+use crate::store::LocalStore;
 use crate::supervise::EndedBuild;
 
 const BUILDS: &str = "builds";
@@ -64,6 +64,7 @@ impl Images {
         authority: Arc<Authority>,
         tools: String,
         own_keys: PathBuf,
+        objects: &[AnyObject],
     ) -> anyhow::Result<Self> {
         let mut images = Self {
             notes,
@@ -85,8 +86,7 @@ impl Images {
             images.known.entry(name).or_default().last_build = Some(build);
         }
         images.parts = images.remembered_parts()?;
-        let objects = images.notes.list()?;
-        images.look(&objects);
+        images.look(objects);
         Ok(images)
     }
 
@@ -150,22 +150,23 @@ impl Images {
         self.forget_parts()
     }
 
-    /// Takes note of builds that have ended, and drops versions beyond what their images keep.
+    /// Takes note of builds that have ended, and drops versions beyond what their images keep, but none that the objects
+    /// need.
     ///
     /// # Errors
     /// If the stores cannot be read or written.
-    pub fn ended(&mut self, builds: Vec<EndedBuild>) -> anyhow::Result<()> {
+    pub fn ended(&mut self, builds: Vec<EndedBuild>, objects: &[AnyObject]) -> anyhow::Result<()> {
         if builds.is_empty() {
             return Ok(());
         }
         for build in builds {
-            self.note_end(build);
+            self.note_end(build, objects);
         }
         let builds = self.known.iter().filter_map(|(name, known)| Some((name.clone(), known.last_build.clone()?)));
         Ok(self.notes.set_note(BUILDS, &builds.collect::<BTreeMap<_, _>>())?)
     }
 
-    fn note_end(&mut self, ended: EndedBuild) {
+    fn note_end(&mut self, ended: EndedBuild, objects: &[AnyObject]) {
         let stoke_api::workload::Role::ImageBuild(config) = ended.workload.role else { return };
         let known = self.known.entry(config.name.clone()).or_default();
         let before = known
@@ -188,21 +189,18 @@ impl Images {
             if let Err(error) = self.store.make_newest(&config.name, &digest) {
                 tracing::warn!(image = config.name, "cannot hand out what was built: {error}");
             }
-            self.prune(&config.name, config.spec.revision_history_limit);
+            self.prune(&config.name, config.spec.revision_history_limit, objects);
         }
     }
 
-    fn prune(&self, name: &str, older: u32) {
+    fn prune(&self, name: &str, older: u32, objects: &[AnyObject]) {
         let keep = usize::try_from(older).unwrap_or(usize::MAX).saturating_add(1);
-        // Without knowing what is used nothing goes.
-        let pruned = self.notes.list().map_err(anyhow::Error::from).and_then(|objects| {
-            let used: Vec<_> = in_use(&objects).into_keys().collect();
-            Ok(self.store.prune(name, keep, &used)?)
-        });
+        let used: Vec<_> = in_use(objects).into_keys().collect();
+        let pruned = self.store.prune(name, keep, &used);
         match pruned {
             Ok(pruned) if pruned.versions.is_empty() => {}
             Ok(pruned) => tracing::info!(image = name, versions = pruned.versions.len(), "dropped old versions"),
-            Err(error) => tracing::warn!(image = name, "cannot drop old versions: {error:#}"),
+            Err(error) => tracing::warn!(image = name, "cannot drop old versions: {error}"),
         }
     }
 

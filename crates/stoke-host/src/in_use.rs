@@ -33,7 +33,7 @@ fn versions(object: &AnyObject) -> Vec<Digest> {
             });
             wanted.chain(farm.status.image).collect()
         }
-        AnyObject::Image(_) | AnyObject::Lan(_) => Vec::new(),
+        AnyObject::Image(_) | AnyObject::Lan(_) | AnyObject::MachineSet(_) => Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use stoke_api::AnyObject;
 use stoke_api::workload::{NodeAgentConfig, Role, Workload};
-use stoke_reconcile::{Observed, ObservedWorkload, reconcile_eventually};
+use stoke_reconcile::{ObjectChange, Observed, ObservedWorkload, reconcile_eventually};
 
 use crate::http;
 use crate::paths::{Folders, WorkloadFiles};
@@ -16,9 +16,20 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// The steps from what runs to what these objects want in the end.
 pub async fn steps(folders: &Folders, observed: &Observed, objects: Vec<AnyObject>) -> Vec<String> {
-    let wanted = reconcile_eventually(&Observed { objects, ..observed.clone() }).workloads;
-    let links = links(folders, observed, &wanted).await;
-    compare(observed, &wanted, &links)
+    let desired = reconcile_eventually(&Observed { objects, ..observed.clone() });
+    let links = links(folders, observed, &desired.workloads).await;
+    let mut steps = compare(observed, &desired.workloads, &links);
+    steps.extend(desired.objects.iter().map(object_step));
+    steps
+}
+
+/// An object that another one wants. What it wants itself comes after that.
+fn object_step(change: &ObjectChange) -> String {
+    match change {
+        ObjectChange::Create(object) => format!("make {}", object.reference()),
+        ObjectChange::Update(object) => format!("change {}", object.reference()),
+        ObjectChange::Delete { object, .. } => format!("delete {object}"),
+    }
 }
 
 /// The steps to the wanted LANs: from what the node agent finds if it runs, else from nothing.

@@ -27,15 +27,42 @@ const MOST: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Gives farms the secrets of their nodes.
+#[derive(Default)]
 pub struct SecretFiles {
-    /// Makes the names of sets of secrets say nothing of what is in them.
-    salt: [u8; 16],
+    sets: Sets,
     failures: BTreeMap<String, String>,
 }
 
-impl Default for SecretFiles {
+/// Tells sets of secrets apart by names that say nothing of what is in them.
+pub struct Sets {
+    salt: [u8; 16],
+}
+
+impl Default for Sets {
     fn default() -> Self {
-        Self { salt: uuid::Uuid::new_v4().into_bytes(), failures: BTreeMap::new() }
+        Self { salt: uuid::Uuid::new_v4().into_bytes() }
+    }
+}
+
+impl Sets {
+    /// A set of secrets, by their names, as a farm is given it.
+    pub fn of(&self, secrets: BTreeMap<String, Hex>) -> FarmSecrets {
+        FarmSecrets { id: self.id(&secrets), secrets: Secrets { secrets } }
+    }
+
+    /// Empty for none, which is what a new farm has.
+    fn id(&self, secrets: &BTreeMap<String, Hex>) -> String {
+        if secrets.is_empty() {
+            return String::new();
+        }
+        let mut hash = Sha256::new_with_prefix(self.salt);
+        for (name, content) in secrets {
+            for part in [name.as_bytes(), &content.0] {
+                hash.update(part.len().to_be_bytes());
+                hash.update(part);
+            }
+        }
+        Hex(hash.finalize().to_vec()).to_string()
     }
 }
 
@@ -80,22 +107,7 @@ impl SecretFiles {
                 Err(failure) => drop(self.failures.insert(name, failure)),
             }
         }
-        FarmSecrets { id: self.id(&secrets), secrets: Secrets { secrets } }
-    }
-
-    /// Empty for none, which is what a new farm has.
-    fn id(&self, secrets: &BTreeMap<String, Hex>) -> String {
-        if secrets.is_empty() {
-            return String::new();
-        }
-        let mut hash = Sha256::new_with_prefix(self.salt);
-        for (name, content) in secrets {
-            for part in [name.as_bytes(), &content.0] {
-                hash.update(part.len().to_be_bytes());
-                hash.update(part);
-            }
-        }
-        Hex(hash.finalize().to_vec()).to_string()
+        self.sets.of(secrets)
     }
 }
 
@@ -171,13 +183,13 @@ mod tests {
         let at = |path: &Path| read(&SecretRef { file: Some(path.to_owned()), ..SecretRef::default() }).unwrap_err();
         assert!(at(&folder.path().join("missing")).contains("missing"));
         assert!(at(folder.path()).contains("is no file"));
-        let secret = SecretRef { secret: Some("a".parse().unwrap()), key: Some("b".into()), file: None };
+        let secret = SecretRef { secret: Some("a".parse().unwrap()), key: Some("b".into()), ..SecretRef::default() };
         assert!(read(&secret).unwrap_err().contains("Kubernetes"));
     }
 
     #[test]
     fn sets_of_secrets_are_told_apart_and_say_nothing_of_what_they_are() {
-        let (files, others) = (SecretFiles::default(), SecretFiles::default());
+        let (files, others) = (Sets::default(), Sets::default());
         let set = |content: &str| BTreeMap::from([("name".to_owned(), Hex(content.into()))]);
         assert_eq!(files.id(&set("a")), files.id(&set("a")));
         assert_ne!(files.id(&set("a")), files.id(&set("b")));

@@ -17,7 +17,7 @@ pub fn folder(folders: &Folders, farm: &ObjectRef) -> PathBuf {
 }
 
 /// The farms that have keys, by `NAMESPACE/NAME`. Keys that cannot be read are told in the log, each time anew.
-pub(crate) fn farm_keys(state: &Path, objects: &[AnyObject]) -> BTreeMap<String, FarmKeys> {
+pub fn farm_keys(state: &Path, objects: &[AnyObject]) -> BTreeMap<String, FarmKeys> {
     let farms = objects.iter().map(AnyObject::reference).filter(|reference| reference.kind == Kind::Farm);
     let found = farms.filter_map(|farm| {
         let keys = KeySet::find(&farm_folder(state, &farm).join("secureboot"))?;

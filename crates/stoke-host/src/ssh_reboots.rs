@@ -1,7 +1,7 @@
-//! Servers that an update reboots by SSH, because their agents did not hear: each request once, by `stoke ssh`, which knows
-//! namespaces, keys and host keys.
+//! Servers that an update reboots by SSH, because their agents did not hear: each request once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use stoke_reconcile::{Occurrence, SshReboot};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-use crate::paths::{Binaries, Folders};
+use crate::paths::Folders;
 use crate::store::LocalStore;
 
 const NOTE: &str = "ssh-reboots";
@@ -21,10 +21,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 const WORDS: usize = 300;
 
 /// What was asked for and done.
-pub(crate) struct SshReboots {
+pub struct SshReboots {
     notes: Arc<LocalStore>,
-    binaries: Binaries,
-    folders: Folders,
     /// By node, the number of requests that were carried out: on disk before they are.
     done: BTreeMap<String, u64>,
     running: JoinSet<Occurrence>,
@@ -35,24 +33,36 @@ impl SshReboots {
     ///
     /// # Errors
     /// If the notes cannot be read.
-    pub(crate) fn open(notes: Arc<LocalStore>, binaries: Binaries, folders: Folders) -> anyhow::Result<Self> {
+    pub fn open(notes: Arc<LocalStore>) -> anyhow::Result<Self> {
         let done = notes.note(NOTE)?.unwrap_or_default();
-        Ok(Self { notes, binaries, folders, done, running: JoinSet::new() })
+        Ok(Self { notes, done, running: JoinSet::new() })
     }
 
-    /// Begins what is asked for anew, and tells how earlier requests ended.
+    /// Begins what is asked for anew by `reboot`, which gives back what came of it, and tells how earlier requests ended.
     ///
     /// # Errors
     /// If it cannot be noted.
-    pub(crate) fn carry_out(&mut self, wanted: &[SshReboot]) -> anyhow::Result<Vec<Occurrence>> {
-        for reboot in wanted {
-            let node = reboot.node.to_string();
-            if self.done.get(&node).is_some_and(|done| *done >= reboot.count) {
+    pub fn carry_out<F>(
+        &mut self,
+        wanted: &[SshReboot],
+        reboot: impl Fn(&ObjectRef) -> F,
+    ) -> anyhow::Result<Vec<Occurrence>>
+    where
+        F: Future<Output = String> + Send + 'static,
+    {
+        for SshReboot { node, count } in wanted {
+            let name = node.to_string();
+            if self.done.get(&name).is_some_and(|done| done >= count) {
                 continue;
             }
-            self.done.insert(node, reboot.count);
+            self.done.insert(name, *count);
             self.notes.set_note(NOTE, &self.done)?;
-            self.running.spawn(log_in(self.command(&reboot.node), reboot.node.clone()));
+            let (object, said) = (node.clone(), reboot(node));
+            self.running.spawn(async move {
+                let message = said.await;
+                tracing::info!(%object, "{message}");
+                Occurrence { object, reason: "UpdateReboot".to_owned(), message }
+            });
         }
         let mut ended = Vec::new();
         while let Some(one) = self.running.try_join_next() {
@@ -60,18 +70,31 @@ impl SshReboots {
         }
         Ok(ended)
     }
+}
 
-    fn command(&self, node: &ObjectRef) -> Command {
-        let mut command = Command::new(&self.binaries.stoke);
-        command.arg("--state").arg(&self.folders.state).arg("ssh").arg(node.to_string());
+/// How this host logs in: by `stoke ssh`, which knows namespaces, keys and host keys.
+pub(crate) struct Login {
+    stoke: PathBuf,
+    state: PathBuf,
+}
+
+impl Login {
+    pub(crate) fn new(stoke: PathBuf, folders: &Folders) -> Self {
+        Self { stoke, state: folders.state.clone() }
+    }
+
+    pub(crate) fn reboot(&self, node: &ObjectRef) -> impl Future<Output = String> + Send + use<> {
+        let mut command = Command::new(&self.stoke);
+        command.arg("--state").arg(&self.state).arg("ssh").arg(node.to_string());
         command.args(["--", "systemctl", "reboot"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        command
+        log_in(command)
     }
 }
 
-async fn log_in(mut command: Command, object: ObjectRef) -> Occurrence {
-    let said = match tokio::time::timeout(LIMIT, command.output()).await {
+/// Runs a command that logs in and reboots. What came of it, for people.
+pub async fn log_in(mut command: Command) -> String {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    match tokio::time::timeout(LIMIT, command.output()).await {
         // A connection that breaks is a system that went down.
         Err(_) => "rebooted by SSH, without an answer".to_owned(),
         Ok(Ok(output)) if output.status.success() => "rebooted by SSH".to_owned(),
@@ -81,9 +104,7 @@ async fn log_in(mut command: Command, object: ObjectRef) -> Occurrence {
             format!("the reboot by SSH ended so: {}", words.chars().take(WORDS).collect::<String>())
         }
         Ok(Err(error)) => format!("the reboot by SSH cannot be started: {error}"),
-    };
-    tracing::info!(%object, "{said}");
-    Occurrence { object, reason: "UpdateReboot".to_owned(), message: said }
+    }
 }
 
 #[cfg(test)]
@@ -92,11 +113,10 @@ mod tests {
     use std::path::Path;
     use std::time::Instant;
 
-    fn reboots(folder: &Path, program: &str) -> SshReboots {
+    fn reboots(folder: &Path, program: &str) -> (SshReboots, Login) {
         let notes = Arc::new(LocalStore::open(&folder.join("store")).unwrap());
         let folders = Folders { state: folder.to_owned(), run: folder.join("run") };
-        let [stoke_vm, stoke_init] = ["stoke-vm", "stoke-init"].map(std::path::PathBuf::from);
-        SshReboots::open(notes, Binaries { stoke: program.into(), stoke_vm, stoke_init }, folders).unwrap()
+        (SshReboots::open(notes).unwrap(), Login::new(program.into(), &folders))
     }
 
     fn wanted(count: u64) -> Vec<SshReboot> {
@@ -104,10 +124,10 @@ mod tests {
         vec![SshReboot { node, count }]
     }
 
-    async fn said(reboots: &mut SshReboots, wanted: &[SshReboot]) -> Vec<String> {
+    async fn said((reboots, login): &mut (SshReboots, Login), wanted: &[SshReboot]) -> Vec<String> {
         let begin = Instant::now();
         loop {
-            let ended = reboots.carry_out(wanted).unwrap();
+            let ended = reboots.carry_out(wanted, |node| login.reboot(node)).unwrap();
             if !ended.is_empty() || (reboots.running.is_empty() && begin.elapsed() > Duration::from_millis(200)) {
                 return ended.into_iter().map(|one| one.message).collect();
             }

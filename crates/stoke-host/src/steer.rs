@@ -6,7 +6,10 @@ use stoke_api::{AnyObject, Digest};
 use stoke_reconcile::{Status, rollout};
 
 /// The farm's status with the request in it, or why it cannot be. `versions` are those of its image that are there.
-pub(crate) fn steered(object: &AnyObject, action: RolloutAction, versions: &[Digest]) -> Result<Status, String> {
+///
+/// # Errors
+/// If it is no farm, or there is nothing to steer.
+pub fn steered(object: &AnyObject, action: RolloutAction, versions: &[Digest]) -> Result<Status, String> {
     let AnyObject::Farm(farm) = object else { return Err(format!("{} is no farm", object.reference())) };
     let mut status = farm.status.clone();
     let Some(noted) = status.rollout.as_mut() else { return Err("its image is not built yet".to_owned()) };

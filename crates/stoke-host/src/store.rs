@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition,
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use stoke_api::control::{Change, ObjectEvent, WatchEvent};
-use stoke_api::objects::{FarmStatus, ImageStatus, LanStatus, MachineStatus, ServerStatus};
+use stoke_api::objects::{FarmStatus, ImageStatus, LanStatus, MachineSetStatus, MachineStatus, ServerStatus};
 use stoke_api::{AnyObject, ObjectRef};
 use stoke_reconcile::{Occurrence, Status};
 use tokio::sync::broadcast;
@@ -53,6 +53,17 @@ pub enum StoreError {
     /// The database or the disk below it.
     #[error("the store failed")]
     Database(#[source] Box<redb::Error>),
+    /// The API server does not answer, or not now. What was known last is still read; a write is to be tried again.
+    #[error("the API server does not answer")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The API server does not take it: its schema, a webhook or the caller's rights are against it.
+    #[error("{object} was refused: {message}")]
+    Refused {
+        /// The object.
+        object: ObjectRef,
+        /// The API server's words.
+        message: String,
+    },
 }
 
 fn database(error: impl Into<redb::Error>) -> StoreError {
@@ -74,19 +85,37 @@ pub enum Write {
     Delete(ObjectRef),
 }
 
-/// What the reconcilers and the control socket need of a store.
+/// What the reconcilers and the control socket need of a store: [`LocalStore`] on one host, the API server in a cluster.
+///
+/// Reading never waits: it is from memory or from this host's disk. Writing may. Who has written reads what was written.
 pub trait Store: Send + Sync {
     /// One object.
     fn get(&self, object: &ObjectRef) -> Result<Option<AnyObject>, StoreError>;
     /// All objects, by kind, namespace, name.
     fn list(&self) -> Result<Vec<AnyObject>, StoreError>;
-    /// Carries out all writes, or none.
-    fn write(&self, writes: Vec<Write>) -> Result<Vec<(ObjectRef, Change)>, StoreError>;
+    /// Carries out all writes, or none if one of them is refused as things are. On one host nothing can come between; an
+    /// API server has no transactions, so there another writer, or the end of this process, can leave some undone.
+    fn write(&self, writes: Vec<Write>) -> impl Future<Output = Result<Vec<(ObjectRef, Change)>, StoreError>> + Send;
     /// Writes a status over the object as it was read, that is: if its `resourceVersion` is still `expected`. Says
     /// whether that changed anything. Conditions without a time get that of now.
-    fn write_status(&self, object: &ObjectRef, expected: &str, status: Status) -> Result<bool, StoreError>;
+    fn write_status(
+        &self,
+        object: &ObjectRef,
+        expected: &str,
+        status: Status,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// Adds events. One that repeats the last one is counted.
+    fn record_events(&self, occurrences: Vec<Occurrence>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Events of an object, oldest first.
+    fn events(&self, object: &ObjectRef) -> impl Future<Output = Result<Vec<ObjectEvent>, StoreError>> + Send;
     /// Changes from now on.
     fn watch(&self) -> broadcast::Receiver<WatchEvent>;
+}
+
+/// Gives the time of now to conditions that have none.
+pub fn date_conditions(status: &mut Status) {
+    let times = status.conditions_mut().iter_mut().map(|condition| &mut condition.last_transition_time);
+    times.filter(|time| time.is_empty()).for_each(|time| *time = now());
 }
 
 #[derive(Serialize, Deserialize)]
@@ -188,6 +217,49 @@ impl LocalStore {
         transaction.commit().map_err(database)
     }
 
+    /// Carries out all writes, or none.
+    ///
+    /// # Errors
+    /// If one of them is refused, or the store cannot be written.
+    pub fn write(&self, writes: Vec<Write>) -> Result<Vec<(ObjectRef, Change)>, StoreError> {
+        let transaction = self.database.begin_write().map_err(database)?;
+        let (mut changes, mut events) = (Vec::new(), Vec::new());
+        for write in writes {
+            let (reference, change, object) = match write {
+                Write::Put { object, origin } => put(&transaction, *object, origin)?,
+                Write::Delete(object) => delete(&transaction, object)?,
+            };
+            if change != Change::Unchanged {
+                events.push(WatchEvent { change, object: Box::new(object) });
+            }
+            changes.push((reference, change));
+        }
+        self.tell(transaction, events)?;
+        Ok(changes)
+    }
+
+    /// Writes a status over the object as it was read. Says whether that changed anything.
+    ///
+    /// # Errors
+    /// If there is no such object, it was written in between, or the store cannot be written.
+    pub fn write_status(&self, object: &ObjectRef, expected: &str, mut status: Status) -> Result<bool, StoreError> {
+        let transaction = self.database.begin_write().map_err(database)?;
+        let key = object_key(object);
+        let stored: Option<Stored> = read_in(&transaction, OBJECTS, &key)?;
+        let mut stored = stored.ok_or_else(|| StoreError::NotFound(object.clone()))?;
+        if stored.object.metadata().resource_version.as_deref() != Some(expected) {
+            return Err(StoreError::Conflict(object.clone()));
+        }
+        date_conditions(&mut status);
+        if !status.write_into(&mut stored.object) {
+            return Ok(false);
+        }
+        stored.object.metadata_mut().resource_version = Some(next_revision(&transaction)?);
+        write_in(&transaction, OBJECTS, &key, &stored)?;
+        self.tell(transaction, vec![WatchEvent { change: Change::Updated, object: Box::new(stored.object) }])?;
+        Ok(true)
+    }
+
     fn read<T: DeserializeOwned>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
@@ -232,40 +304,21 @@ impl Store for LocalStore {
         Ok(objects)
     }
 
-    fn write(&self, writes: Vec<Write>) -> Result<Vec<(ObjectRef, Change)>, StoreError> {
-        let transaction = self.database.begin_write().map_err(database)?;
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
-        for write in writes {
-            let (reference, change, object) = match write {
-                Write::Put { object, origin } => put(&transaction, *object, origin)?,
-                Write::Delete(object) => delete(&transaction, object)?,
-            };
-            if change != Change::Unchanged {
-                events.push(WatchEvent { change, object });
-            }
-            changes.push((reference, change));
-        }
-        self.tell(transaction, events)?;
-        Ok(changes)
+    // The disk of this host is waited for as it is: a write is one small transaction.
+    async fn write(&self, writes: Vec<Write>) -> Result<Vec<(ObjectRef, Change)>, StoreError> {
+        Self::write(self, writes)
     }
 
-    fn write_status(&self, object: &ObjectRef, expected: &str, mut status: Status) -> Result<bool, StoreError> {
-        let transaction = self.database.begin_write().map_err(database)?;
-        let key = object_key(object);
-        let stored: Option<Stored> = read_in(&transaction, OBJECTS, &key)?;
-        let mut stored = stored.ok_or_else(|| StoreError::NotFound(object.clone()))?;
-        if stored.object.metadata().resource_version.as_deref() != Some(expected) {
-            return Err(StoreError::Conflict(object.clone()));
-        }
-        let times = status.conditions_mut().iter_mut().map(|condition| &mut condition.last_transition_time);
-        times.filter(|time| time.is_empty()).for_each(|time| *time = now());
-        if !status.write_into(&mut stored.object) {
-            return Ok(false);
-        }
-        stored.object.metadata_mut().resource_version = Some(next_revision(&transaction)?);
-        write_in(&transaction, OBJECTS, &key, &stored)?;
-        self.tell(transaction, vec![WatchEvent { change: Change::Updated, object: stored.object }])?;
-        Ok(true)
+    async fn write_status(&self, object: &ObjectRef, expected: &str, status: Status) -> Result<bool, StoreError> {
+        Self::write_status(self, object, expected, status)
+    }
+
+    async fn record_events(&self, occurrences: Vec<Occurrence>) -> Result<(), StoreError> {
+        Self::record_events(self, occurrences)
+    }
+
+    async fn events(&self, object: &ObjectRef) -> Result<Vec<ObjectEvent>, StoreError> {
+        Self::events(self, object)
     }
 
     fn watch(&self) -> broadcast::Receiver<WatchEvent> {
@@ -362,6 +415,7 @@ fn clear_status(object: &mut AnyObject) {
         AnyObject::Farm(object) => object.status = FarmStatus::default(),
         AnyObject::Server(object) => object.status = ServerStatus::default(),
         AnyObject::Machine(object) => object.status = MachineStatus::default(),
+        AnyObject::MachineSet(object) => object.status = MachineSetStatus::default(),
     }
 }
 
@@ -374,6 +428,7 @@ fn updated(stored: &AnyObject, new: &AnyObject) -> (AnyObject, Change) {
         (AnyObject::Farm(old), AnyObject::Farm(new)) => replace(&mut old.spec, new.spec.clone()),
         (AnyObject::Server(old), AnyObject::Server(new)) => replace(&mut old.spec, new.spec.clone()),
         (AnyObject::Machine(old), AnyObject::Machine(new)) => replace(&mut old.spec, new.spec.clone()),
+        (AnyObject::MachineSet(old), AnyObject::MachineSet(new)) => replace(&mut old.spec, new.spec.clone()),
         _ => false,
     };
     let metadata = object.metadata_mut();
@@ -382,6 +437,9 @@ fn updated(stored: &AnyObject, new: &AnyObject) -> (AnyObject, Change) {
     }
     let notes_changed = replace(&mut metadata.labels, new.metadata().labels.clone())
         | replace(&mut metadata.annotations, new.metadata().annotations.clone());
+    // Only reconcilers write owners: who changes an object of theirs leaves them alone.
+    let owners = &new.metadata().owner_references;
+    let notes_changed = notes_changed | (!owners.is_empty() && replace(&mut metadata.owner_references, owners.clone()));
     (object, if spec_changed || notes_changed { Change::Updated } else { Change::Unchanged })
 }
 

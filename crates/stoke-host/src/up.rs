@@ -9,6 +9,7 @@
 //! Level-triggered: each round derives everything from what is there. Ctrl-C, SIGTERM and `kill -9` end this process and
 //! nothing else.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,10 +35,10 @@ use crate::images::Images;
 use crate::paths::{Binaries, Folders};
 use crate::record::now_ms;
 use crate::secrets::SecretFiles;
-use crate::ssh_reboots::SshReboots;
+use crate::ssh_reboots::{Login, SshReboots};
 use crate::store::{LocalStore, Store, StoreError};
-use crate::supervise::Supervisor;
-use crate::{control, keys, secureboot};
+use crate::supervise::{EndedBuild, Supervisor};
+use crate::{children, control, keys, secureboot};
 
 /// Pause between two rounds while something is under way.
 const BUSY: Duration = Duration::from_millis(200);
@@ -134,6 +135,7 @@ struct Host {
     egress: Egress,
     images: Images,
     ssh_reboots: SshReboots,
+    login: Login,
     controllers: Controllers,
     secrets: SecretFiles,
     environment: Environment,
@@ -151,7 +153,8 @@ impl Host {
         let ssh_public_key = keys::ssh_public_key(&folders)?;
         let image_store = stoke_image::Store::open(folders.images())?;
         let own_keys = folders.image_keys();
-        let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone(), own_keys)?;
+        let objects = store.list()?;
+        let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone(), own_keys, &objects)?;
         let environment = Environment {
             installation: folders.installation(),
             state: folders.state.clone(),
@@ -162,7 +165,8 @@ impl Host {
             tools,
             ..Environment::default()
         };
-        let ssh_reboots = SshReboots::open(store.clone(), binaries.clone(), folders.clone())?;
+        let ssh_reboots = SshReboots::open(store.clone())?;
+        let login = Login::new(binaries.stoke.clone(), &folders);
         let wake = Arc::<Notify>::default();
         let controllers = Controllers::open(store.clone(), wake.clone())?;
         let supervisor = Supervisor::adopt(folders.clone(), binaries, authority);
@@ -174,6 +178,7 @@ impl Host {
             egress,
             images,
             ssh_reboots,
+            login,
             controllers,
             secrets: SecretFiles::default(),
             environment,
@@ -219,16 +224,17 @@ impl Host {
     /// One round. Whether something is under way.
     async fn round(&mut self) -> anyhow::Result<bool> {
         let ended = self.supervisor.observe().await;
-        self.images.ended(ended)?;
+        self.note_builds(ended)?;
         self.images.collect()?;
         self.store.record_events(self.controllers.collect()?)?;
         let observed = self.observed()?;
         let desired = reconcile(&observed);
-        let changed = self.write(&observed.objects, &desired)?;
+        let changed = self.write(&observed.objects, &desired)? | self.write_children(&observed.objects, &desired)?;
         self.images.make(desired.farm_parts, &self.wake);
         let under_way = self.supervisor.apply(&desired.workloads).await;
-        self.store.record_events(self.ssh_reboots.carry_out(&desired.ssh_reboots)?)?;
-        self.controllers.carry_out(&desired.bmcs)?;
+        let rebooted = self.ssh_reboots.carry_out(&desired.ssh_reboots, |node| self.login.reboot(node))?;
+        self.store.record_events(rebooted)?;
+        self.controllers.carry_out(&desired.bmcs, &BTreeMap::new())?;
         self.secrets.hand_over(&desired.workloads, &self.supervisor.observed(), &self.folders).await;
         let wants_out = desired.workloads.iter().any(|w| matches!(&w.role, Role::Node(node) if node.egress));
         self.egress.ensure(wants_out && self.supervisor.has_namespaces());
@@ -240,11 +246,17 @@ impl Host {
     /// What is there before the first round: who asks before that must not see an empty host.
     async fn observe(&mut self) {
         let ended = self.supervisor.observe().await;
-        let noted = self.images.ended(ended).and_then(|()| self.observed());
+        let noted = self.note_builds(ended).and_then(|()| self.observed());
         match noted {
             Ok(observed) => self.show(observed),
             Err(error) => tracing::error!("{error:#}"),
         }
+    }
+
+    fn note_builds(&mut self, ended: Vec<EndedBuild>) -> anyhow::Result<()> {
+        // Without knowing what is used nothing goes.
+        let objects = if ended.is_empty() { Vec::new() } else { self.store.list()? };
+        self.images.ended(ended, &objects)
     }
 
     fn observed(&mut self) -> anyhow::Result<Observed> {
@@ -269,6 +281,18 @@ impl Host {
             has_namespaces: self.supervisor.has_namespaces(),
         };
         self.picture.send_replace(Arc::new(picture));
+    }
+
+    /// Makes, changes and deletes objects that others want.
+    fn write_children(&self, objects: &[AnyObject], desired: &Desired) -> anyhow::Result<bool> {
+        let mut changed = false;
+        for write in children::writes(&desired.objects, objects) {
+            match self.store.write(vec![write]) {
+                Ok(_) | Err(StoreError::Conflict(_) | StoreError::NotFound(_)) => changed = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(changed)
     }
 
     /// Writes what is new. An object that was changed in the meantime is looked at again in the next round.
@@ -297,7 +321,8 @@ impl Host {
 /// Whether an object is where it stays: ready, or not for a reason that only people can change.
 fn is_settled(object: &AnyObject) -> bool {
     let ready = object.conditions().iter().find(|condition| condition.kind == "Ready");
-    let rests = ["Invalid", "Stopped", "PoweredOff", "BuildFailed", "NotHeardOf", "Building", "Booting"];
+    let rests =
+        ["Invalid", "Stopped", "PoweredOff", "BuildFailed", "NotHeardOf", "Building", "Booting", "MachinesNotReady"];
     ready.is_some_and(|ready| ready.status == stoke_api::meta::Truth::True || rests.contains(&ready.reason.as_str()))
 }
 

@@ -12,6 +12,7 @@
 //! that it names. Whoever is killed leaves at most a folder in `tmp`, which the next [`Store::open`] removes.
 
 mod archive;
+mod container;
 mod contents;
 mod incoming;
 mod layout;
@@ -32,6 +33,7 @@ use stoke_api::report::BuiltImage;
 use stoke_api::workload::BlobRef;
 
 pub use archive::{Accept, ArchiveError};
+pub use container::{Container, Layer};
 pub use contents::{Content, Fault};
 pub use incoming::{Incoming, IncomingError};
 pub use layout::Package;

@@ -80,6 +80,12 @@ impl FakeLinks {
     fn change_link(&mut self, step: &Step) -> Result<(), FakeError> {
         match step {
             Step::SetLabel { link, label } => self.link(link)?.label = Some(label.clone()),
+            Step::AddPeer { tunnel, peer } => {
+                self.link(tunnel)?.peers.insert(*peer);
+            }
+            Step::RemovePeer { tunnel, peer } => {
+                self.link(tunnel)?.peers.remove(peer);
+            }
             Step::SetMac { link, mac } => self.link(link)?.mac = *mac,
             Step::SetMtu { link, mtu } => self.link(link)?.mtu = u32::from(*mtu),
             Step::SetBridgeOptions { bridge } => self.link(bridge)?.kind = LinkKind::Bridge(BridgeOptions::OURS),
@@ -112,6 +118,7 @@ fn bare() -> Link {
         master: None,
         addresses: std::collections::BTreeSet::new(),
         manners: Manners::default(),
+        peers: std::collections::BTreeSet::new(),
     }
 }
 
@@ -127,6 +134,10 @@ impl Links for FakeLinks {
             Step::CreateBridge { bridge, mac, mtu } => {
                 let kind = LinkKind::Bridge(BridgeOptions::OURS);
                 self.create(bridge, Link { kind, mac: *mac, mtu: u32::from(*mtu), ..bare() })
+            }
+            Step::CreateTunnel { tunnel, path, mtu } => {
+                self.state.host.as_ref().ok_or(FakeError::NoHost)?;
+                self.create(tunnel, Link { kind: LinkKind::Tunnel(*path), mtu: u32::from(*mtu), ..bare() })
             }
             Step::TakeUplink { interface, label } => self.take(interface, label),
             Step::ReturnUplink { link, interface, .. } => self.give_back(link, interface),

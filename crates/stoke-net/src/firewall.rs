@@ -241,6 +241,8 @@ mod tests {
             address6: None,
             masquerade,
             uplinks: [].into(),
+            overlay: None,
+            hosted: true,
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! stokehold/0a1b2c3d/lan default/lab                        the bridge of a LAN
 //! stokehold/0a1b2c3d/port default/lab machine/node-1/lab    a port that a workload asked for
+//! stokehold/0a1b2c3d/overlay default/lab                    the tunnel to the LAN's bridges on other nodes
 //! stokehold/0a1b2c3d/uplink default/lab eth1                an interface of the host, with its name there
 //! stokehold/0a1b2c3d/uplink default/lab eth1 to the rack    … and the alias that it had there
 //! stokehold/0a1b2c3d/uplink default/lab eth1 +up,192.0.2.7/24 to the rack    … which was up, with an address
@@ -84,6 +85,8 @@ pub enum LinkRole {
     Bridge,
     /// The port of a workload; the text says whose.
     Port(String),
+    /// The tunnel to other nodes.
+    Overlay,
     /// An interface of the host.
     Uplink {
         /// Its name on the host.
@@ -135,6 +138,7 @@ impl Label {
         let (lan, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let role = match word {
             "lan" if rest.is_empty() => LinkRole::Bridge,
+            "overlay" if rest.is_empty() => LinkRole::Overlay,
             "port" => LinkRole::Port(rest.to_owned()),
             "uplink" => {
                 let (interface, home) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -160,6 +164,7 @@ impl fmt::Display for Label {
         write!(f, "{PREFIX}{installation}/")?;
         match role {
             LinkRole::Bridge => write!(f, "lan {lan}"),
+            LinkRole::Overlay => write!(f, "overlay {lan}"),
             LinkRole::Port(owner) => write!(f, "port {lan} {owner}"),
             LinkRole::Uplink { interface, home } => write!(f, "uplink {lan} {interface}{home}"),
         }
@@ -175,6 +180,7 @@ mod tests {
         for alias in [
             "stokehold/0a1b2c3d/lan default/lab",
             "stokehold/0a1b2c3d/port default/lab machine/node-1/lab",
+            "stokehold/0a1b2c3d/overlay default/lab",
             "stokehold/0a1b2c3d/uplink default/lab eth1",
             "stokehold/0a1b2c3d/uplink default/lab eth1 to the rack",
             "stokehold/0a1b2c3d/uplink default/lab eth1 +up",

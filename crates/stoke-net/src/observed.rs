@@ -1,12 +1,14 @@
 //! What was found on a host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use stoke_api::names::{LinkName, MacAddr};
 
 use crate::firewall::Table;
 use crate::label::{Installation, Label, LinkRole};
+use crate::wanted::TunnelPath;
 
 /// A network namespace, as far as it matters to LANs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Link {
     pub addresses: BTreeSet<IpNet>,
     /// What the kernel does by itself on it.
     pub manners: Manners,
+    /// Where a tunnel sends what is for nobody in particular.
+    pub peers: BTreeSet<IpAddr>,
 }
 
 /// What the kernel does by itself on a link.
@@ -60,6 +64,10 @@ pub enum LinkKind {
     Bridge(BridgeOptions),
     /// A TAP device.
     Tap,
+    /// A VXLAN.
+    Tunnel(TunnelPath),
+    /// One end of a pair of links.
+    Veth,
     /// Anything else.
     Other,
 }

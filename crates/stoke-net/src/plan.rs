@@ -5,15 +5,17 @@
 //! All are pure; a plan from what its own steps led to is empty.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use stoke_api::names::LinkName;
 
 use crate::firewall::Table;
+use crate::interface::Interface;
 use crate::label::{Home, Installation, Label, LinkRole};
-use crate::observed::{BridgeOptions, Link, LinkKind, Observed};
+use crate::observed::{BridgeOptions, Link, LinkKind, Manners, Observed};
 use crate::step::Step;
-use crate::wanted::{Lan, Wanted};
+use crate::wanted::{Lan, Tunnel, Wanted};
 
 /// Why a LAN cannot be as wanted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,16 +58,19 @@ pub fn lan(installation: &Installation, lan: &Lan, observed: &Observed) -> Resul
     for interface in taken {
         let label = uplink_label(installation, lan, &interface);
         steps.push(Step::TakeUplink { interface: interface.clone(), label });
-        steps.extend(port(&interface, None, lan, observed.ipv6));
+        steps.extend(port(&interface, None, false, lan, observed.ipv6));
     }
+    steps.extend(tunnel(installation, lan, observed)?);
     let ports = observed.labelled(installation).filter(|(_, _, label)| label.lan == lan.key);
     for (name, link, label) in ports {
         let wanted = match &label.role {
-            LinkRole::Bridge => false,
+            LinkRole::Bridge | LinkRole::Overlay => false,
             LinkRole::Port(_) => true,
             LinkRole::Uplink { interface, .. } => lan.uplinks.contains(interface),
         };
-        steps.extend(wanted.then(|| port(name, Some(link), lan, observed.ipv6)).into_iter().flatten());
+        // An uplink's MTU is its owner's, and that of what is at its other end.
+        let ours = matches!(label.role, LinkRole::Port(_));
+        steps.extend(wanted.then(|| port(name, Some(link), ours, lan, observed.ipv6)).into_iter().flatten());
     }
     Ok(steps)
 }
@@ -90,17 +95,45 @@ pub fn leftovers(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
 /// The steps of packet filter and forwarding.
 pub fn filter(wanted: &Wanted, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
-    let table = Table::of(wanted);
+    // Where the namespace is no station it forwards nothing: there is nothing to filter.
+    let hosted = Wanted { lans: wanted.lans.iter().filter(|lan| lan.hosted).cloned().collect(), ..wanted.clone() };
+    let table = Table::of(&hosted);
     let name = table.name.clone();
-    match (&observed.table, wanted.lans.is_empty()) {
+    match (&observed.table, hosted.lans.is_empty()) {
         (Some(_), true) => steps.push(Step::DeleteTable { name }),
         (there, false) if there.as_ref() != Some(&table) => steps.push(Step::LoadTable { table }),
         _ => {}
     }
     // Only after the table: without it everything would be let through.
-    if !wanted.lans.is_empty() && !observed.forwarding {
+    if !hosted.lans.is_empty() && !observed.forwarding {
         steps.push(Step::Forward);
     }
+    steps
+}
+
+/// The steps in a pod's namespace, in which the LAN's "bridge" is its interface there. A pod that is the LAN's router forwards
+/// between the LAN's subnets, without translation; if the LAN masquerades also to `way_out`, its other interface.
+pub fn interface(
+    installation: &Installation,
+    Interface { lan, label, forwards, .. }: &Interface,
+    way_out: Option<&LinkName>,
+    observed: &Observed,
+) -> Vec<Step> {
+    let Some(link) = observed.links.get(&lan.bridge) else { return Vec::new() };
+    let name = &lan.bridge;
+    let mut steps = Vec::new();
+    let labelled = link.label.as_ref() == Some(label);
+    steps.extend((!labelled).then(|| Step::SetLabel { link: name.clone(), label: label.clone() }));
+    steps.extend((link.mac != lan.mac).then(|| Step::SetMac { link: name.clone(), mac: lan.mac }));
+    steps.extend((link.mtu != u32::from(lan.mtu)).then(|| Step::SetMtu { link: name.clone(), mtu: lan.mtu }));
+    steps.extend(manners(lan, link.manners, observed.ipv6));
+    steps.extend(addresses(lan, link, observed.ipv6));
+    steps.extend((!link.up).then(|| Step::Up { link: name.clone() }));
+    // Without a way out there is nothing behind which to hide, and subnets see each other as they are.
+    let seen = Lan { masquerade: lan.masquerade && way_out.is_some(), ..lan.clone() };
+    let lans = if *forwards { vec![seen] } else { Vec::new() };
+    let way_out = way_out.unwrap_or(name).clone();
+    steps.extend(filter(&Wanted { installation: installation.clone(), lans, way_out }, observed));
     steps
 }
 
@@ -116,7 +149,7 @@ pub fn teardown(installation: &Installation, observed: &Observed) -> Vec<Step> {
 /// The step that ends a bridge or an uplink; ports end with their processes.
 fn give_up(name: &LinkName, label: &Label) -> Option<Step> {
     match &label.role {
-        LinkRole::Bridge => Some(Step::Delete { link: name.clone() }),
+        LinkRole::Bridge | LinkRole::Overlay => Some(Step::Delete { link: name.clone() }),
         LinkRole::Uplink { interface, home } => {
             Some(Step::ReturnUplink { link: name.clone(), interface: interface.clone(), home: home.clone() })
         }
@@ -148,8 +181,7 @@ fn bridge(installation: &Installation, lan: &Lan, observed: &Observed) -> Result
     steps.extend((link.mtu != u32::from(lan.mtu)).then(|| Step::SetMtu { link: name.clone(), mtu: lan.mtu }));
     let options = link.kind != LinkKind::Bridge(BridgeOptions::OURS);
     steps.extend(options.then(|| Step::SetBridgeOptions { bridge: name.clone() }));
-    let trusts = link.manners.trusts_addresses || !observed.ipv6;
-    steps.extend((!trusts).then(|| Step::TrustAddresses { link: name.clone() }));
+    steps.extend(manners(lan, link.manners, observed.ipv6));
     steps.extend(addresses(lan, link, observed.ipv6));
     steps.extend((!link.up).then(|| Step::Up { link: name.clone() }));
     Ok(steps)
@@ -168,11 +200,68 @@ fn new_bridge(installation: &Installation, lan: &Lan, ipv6: bool) -> Vec<Step> {
         Step::CreateBridge { bridge: name.clone(), mac: lan.mac, mtu: lan.mtu },
         Step::SetLabel { link: name.clone(), label: lan.label(installation) },
     ];
-    steps.extend(ipv6.then(|| Step::TrustAddresses { link: name.clone() }));
+    steps.extend(manners(lan, Manners::default(), ipv6));
     let addresses = lan.bridge_addresses(ipv6).into_iter();
     steps.extend(addresses.map(|address| Step::AddAddress { link: name.clone(), address }));
     steps.push(Step::Up { link: name.clone() });
     steps
+}
+
+/// What the bridge does by itself.
+fn manners(lan: &Lan, there: Manners, ipv6: bool) -> Option<Step> {
+    match lan.hosted {
+        _ if !ipv6 => None,
+        true => (!there.trusts_addresses).then(|| Step::TrustAddresses { link: lan.bridge.clone() }),
+        false => (!there.silent).then(|| Step::Silence { link: lan.bridge.clone() }),
+    }
+}
+
+/// The steps of the LAN's tunnel.
+fn tunnel(installation: &Installation, lan: &Lan, observed: &Observed) -> Result<Vec<Step>, PlanError> {
+    let name = lan.tunnel_name(installation);
+    let label = lan.tunnel_label(installation);
+    let link = observed.links.get(&name);
+    let Some(wanted) = &lan.overlay else {
+        let ours = link.filter(|link| link.label.as_ref() == Some(&label));
+        return Ok(ours.map(|_| Step::Delete { link: name }).into_iter().collect());
+    };
+    let Some(link) = link else { return Ok(new_tunnel(&name, label, wanted, lan, observed)) };
+    if link.label.as_ref() != Some(&label) && !(link.label.is_none() && !link.up && is_tunnel(link)) {
+        return Err(PlanError::Foreign(name));
+    }
+    if link.kind != LinkKind::Tunnel(wanted.path) {
+        let mut steps = vec![Step::Delete { link: name.clone() }];
+        steps.extend(new_tunnel(&name, label, wanted, lan, observed));
+        return Ok(steps);
+    }
+    let mut steps = Vec::new();
+    steps.extend((link.label.as_ref() != Some(&label)).then(|| Step::SetLabel { link: name.clone(), label }));
+    steps.extend(peers(&name, wanted, &link.peers));
+    steps.extend(port(&name, Some(link), true, lan, observed.ipv6));
+    Ok(steps)
+}
+
+fn is_tunnel(link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Tunnel(_))
+}
+
+fn new_tunnel(name: &LinkName, label: Label, wanted: &Tunnel, lan: &Lan, observed: &Observed) -> Vec<Step> {
+    let mut steps = vec![
+        Step::CreateTunnel { tunnel: name.clone(), path: wanted.path, mtu: lan.mtu },
+        Step::SetLabel { link: name.clone(), label },
+    ];
+    steps.extend(peers(name, wanted, &BTreeSet::new()));
+    steps.extend(observed.ipv6.then(|| Step::Silence { link: name.clone() }));
+    steps.push(Step::Attach { port: name.clone(), bridge: lan.bridge.clone() });
+    steps.push(Step::Up { link: name.clone() });
+    steps
+}
+
+/// Only what differs: what is sent to the others goes on.
+fn peers(name: &LinkName, wanted: &Tunnel, there: &BTreeSet<IpAddr>) -> Vec<Step> {
+    let gone = there.difference(&wanted.peers).map(|peer| Step::RemovePeer { tunnel: name.clone(), peer: *peer });
+    let new = wanted.peers.difference(there).map(|peer| Step::AddPeer { tunnel: name.clone(), peer: *peer });
+    gone.chain(new).collect()
 }
 
 fn addresses(lan: &Lan, link: &Link, ipv6: bool) -> Vec<Step> {
@@ -186,14 +275,15 @@ fn addresses(lan: &Lan, link: &Link, ipv6: bool) -> Vec<Step> {
     remove.chain(add).collect()
 }
 
-/// The steps that make a link a port of the LAN; `None` for one that is about to come.
-fn port(name: &LinkName, link: Option<&Link>, lan: &Lan, ipv6: bool) -> Vec<Step> {
+/// The steps that make a link a port of the LAN; `None` for one that is about to come. `ours`: we made it, and it follows the
+/// LAN's MTU.
+fn port(name: &LinkName, link: Option<&Link>, ours: bool, lan: &Lan, ipv6: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     let silent = !ipv6 || link.is_some_and(|link| link.manners.silent);
     steps.extend((!silent).then(|| Step::Silence { link: name.clone() }));
     let attached = link.and_then(|link| link.master.as_ref()) == Some(&lan.bridge);
     // The MTU before the port: one with a smaller MTU would pull the bridge down with it.
-    let mtu = link.is_some_and(|link| link.mtu != u32::from(lan.mtu) && link.kind == LinkKind::Tap);
+    let mtu = ours && link.is_some_and(|link| link.mtu != u32::from(lan.mtu));
     steps.extend(mtu.then(|| Step::SetMtu { link: name.clone(), mtu: lan.mtu }));
     steps.extend((!attached).then(|| Step::Attach { port: name.clone(), bridge: lan.bridge.clone() }));
     let up = link.is_some_and(|link| link.up);

@@ -5,6 +5,9 @@
 //! -> {"lan":{"kind":"Lan","namespace":"default","name":"lab"},"mac":"52:54:00:00:00:01","label":"machine/node-1/lab"}
 //! <- {"link":"sv-5e3a9c01","mtu":1500}                    + descriptor
 //! <- {"refused":"there is no lan default/lab"}
+//!
+//! -> {"interfaces":true}                                  + descriptor of the network namespace that wants them
+//! <- {"interfaces":[{"lan":{…},"name":"lan0","mtu":1450}]}
 //! ```
 //!
 //! The device goes when the last copy of the descriptor is closed: there is nothing to give back. Its frames begin with
@@ -47,6 +50,30 @@ pub struct PortRequest {
     pub label: String,
 }
 
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Ask {
+    /// All interfaces that the asking pod may have, in the network namespace whose descriptor comes along.
+    Interfaces {
+        /// Always true.
+        interfaces: bool,
+    },
+    /// A port.
+    Port(PortRequest),
+}
+
+/// An interface in the namespace of who asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenInterface {
+    /// The `Lan`.
+    pub lan: ObjectRef,
+    /// Its name.
+    pub name: LinkName,
+    /// MTU in bytes.
+    pub mtu: u16,
+}
+
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortReply {
@@ -60,6 +87,7 @@ pub struct PortReply {
 #[serde(untagged)]
 enum Answer {
     Port(PortReply),
+    Interfaces { interfaces: Vec<GivenInterface> },
     Refused { refused: String },
 }
 
@@ -91,7 +119,68 @@ pub fn request(socket: &Path, request: &PortRequest) -> Result<(OwnedFd, PortRep
     match serde_json::from_slice(&answer).map_err(|_| PortError::Malformed("meaning"))? {
         Answer::Refused { refused } => Err(PortError::Refused(refused)),
         Answer::Port(reply) => Ok((device.ok_or(PortError::Malformed("descriptor"))?, reply)),
+        Answer::Interfaces { .. } => Err(PortError::Malformed("port")),
     }
+}
+
+/// Asks for all interfaces that this pod may have, in this thread's network namespace, and waits until they are there.
+///
+/// # Errors
+/// If nobody answers, or there is nothing to have.
+pub fn request_interfaces(socket: &Path) -> Result<Vec<GivenInterface>, PortError> {
+    let stream = UnixStream::connect(socket).map_err(|error| PortError::Connect(socket.to_owned(), error))?;
+    let namespace = std::fs::File::open("/proc/thread-self/ns/net").map_err(PortError::Talk)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(PortError::Talk)?;
+    send_with(&stream, &Ask::Interfaces { interfaces: true }, namespace.as_fd()).map_err(PortError::Talk)?;
+    let (answer, _) = receive(&stream).map_err(PortError::Talk)?;
+    match serde_json::from_slice(&answer).map_err(|_| PortError::Malformed("meaning"))? {
+        Answer::Refused { refused } => Err(PortError::Refused(refused)),
+        Answer::Interfaces { interfaces } => Ok(interfaces),
+        Answer::Port(_) => Err(PortError::Malformed("interfaces")),
+    }
+}
+
+/// A request that comes in pieces, for who cannot wait for it.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    line: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Incoming {
+    /// Reads what is there of the request, once; the whole of it if it is complete.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::WouldBlock`] if nothing is there; if it is too long, no request, or the other side is gone.
+    pub fn read(&mut self, stream: BorrowedFd<'_>) -> io::Result<Option<(Ask, Option<OwnedFd>)>> {
+        let (bytes, descriptor) = receive_once(stream)?;
+        self.descriptor = descriptor.or(self.descriptor.take());
+        Ok(self.take(&bytes)?.map(|ask| (ask, self.descriptor.take())))
+    }
+
+    /// Takes the next piece of the line; the request if it is complete.
+    ///
+    /// # Errors
+    /// If the line is too long, or no request.
+    pub fn take(&mut self, piece: &[u8]) -> io::Result<Option<Ask>> {
+        self.line.extend(piece);
+        let end = self.line.iter().position(|byte| *byte == b'\n');
+        match end {
+            None if self.line.len() < LINE_LIMIT => Ok(None),
+            Some(end) if end < LINE_LIMIT => {
+                Ok(Some(serde_json::from_slice(self.line.get(..end).unwrap_or_default())?))
+            }
+            _ => Err(io::ErrorKind::FileTooLarge.into()),
+        }
+    }
+}
+
+/// Answers that the interfaces are there.
+///
+/// # Errors
+/// If the other side is gone.
+pub fn grant_interfaces(stream: &UnixStream, interfaces: Vec<GivenInterface>) -> io::Result<()> {
+    send_line(stream, &Answer::Interfaces { interfaces })
 }
 
 /// Reads a request.
@@ -114,7 +203,11 @@ pub fn read_request(stream: &UnixStream) -> io::Result<PortRequest> {
 /// # Errors
 /// If the other side is gone; the device then goes with the caller's descriptor.
 pub fn grant(stream: &UnixStream, reply: PortReply, device: BorrowedFd<'_>) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&Answer::Port(reply))?;
+    send_with(stream, &Answer::Port(reply), device)
+}
+
+fn send_with(stream: &UnixStream, value: &impl Serialize, device: BorrowedFd<'_>) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -148,22 +241,31 @@ fn send_line(stream: &UnixStream, value: &impl Serialize) -> io::Result<()> {
 fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let (mut line, mut device) = (Vec::new(), None);
     while line.last() != Some(&b'\n') && line.len() < LINE_LIMIT {
-        let mut buffer = [0; LINE_LIMIT];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received = rustix::net::recvmsg(stream.as_fd(), &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut devices) = message {
-                device = devices.next().or(device);
-            }
-        }
-        if received.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        line.extend_from_slice(buffer.get(..received.bytes).unwrap_or_default());
+        let (bytes, descriptor) = receive_once(stream.as_fd())?;
+        device = descriptor.or(device);
+        line.extend(bytes);
     }
     Ok((line, device))
+}
+
+/// Reads what is there, and a descriptor if one came along.
+fn receive_once(stream: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut buffer = vec![0; LINE_LIMIT];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let received = rustix::net::recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut device = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut devices) = message {
+            device = devices.next().or(device);
+        }
+    }
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    buffer.truncate(received.bytes);
+    Ok((buffer, device))
 }
 
 /// Makes the device of a port, labelled and not yet attached: planning its LAN again attaches it.
@@ -188,7 +290,7 @@ pub fn create(
 fn create_tap(label: &Label) -> Result<(OwnedFd, LinkName), KernelError> {
     let failed = |error| KernelError::Tap(label.to_string(), error);
     for attempt in 0..NAME_ATTEMPTS {
-        let name = port_name(label, attempt)?;
+        let name = port_name(label, attempt);
         match stoke_sys::tap::create(name.as_str()) {
             // Somebody has this name: the machine's earlier process, or one whose name has the same hash.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
@@ -209,12 +311,9 @@ fn outer_mac(mac: MacAddr) -> MacAddr {
     MacAddr(octets)
 }
 
-/// `sv-` and the FNV-1a hash of the label: the same port has the same name after a restart, if it is free.
-fn port_name(label: &Label, attempt: u32) -> Result<LinkName, KernelError> {
-    let text = format!("{label}#{attempt}");
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let name = format!("sv-{hash:08x}").parse();
-    name.map_err(|error| KernelError::Tap(label.to_string(), io::Error::other(error)))
+/// `sv-` and a hash of the label: the same port has the same name after a restart, if it is free.
+fn port_name(label: &Label, attempt: u32) -> LinkName {
+    crate::names::hashed("sv-", &format!("{label}#{attempt}"))
 }
 
 #[cfg(test)]

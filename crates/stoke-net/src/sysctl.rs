@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use stoke_api::names::LinkName;
 
 /// Forwarding of IPv4 between links.
@@ -27,9 +28,25 @@ pub(crate) fn is(switch: &str, value: &str) -> io::Result<Option<bool>> {
     }
 }
 
-/// Sets the switch.
+/// Sets the switch. In a container `/proc/sys` is closed to writers, whatever their rights; a new look at it is not.
 pub(crate) fn set(switch: &str, value: &str) -> io::Result<()> {
-    std::fs::write(path(switch), value)
+    match std::fs::write(path(switch), value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => set_by_a_new_look(switch, value),
+        written => written,
+    }
+}
+
+/// By a thread that has a mount namespace of its own, but the network namespace of this one.
+fn set_by_a_new_look(switch: &str, value: &str) -> io::Result<()> {
+    let look = || -> io::Result<()> {
+        stoke_sys::namespace::unshare_mounts()?;
+        // What is mounted here must not be seen elsewhere.
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("proc", "/proc", "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)?;
+        std::fs::write(path(switch), value)
+    };
+    std::thread::scope(|scope| scope.spawn(look).join())
+        .unwrap_or_else(|_| Err(io::Error::other("a thread has crashed")))
 }
 
 /// Whether new links get IPv6.

@@ -1,13 +1,20 @@
 //! Laying LANs: observe, plan, apply, until nothing is left to do.
 
+use std::collections::BTreeMap;
+
+use stoke_api::names::LinkName;
+use stoke_net::label::LinkRole;
 use stoke_net::observed::Observed;
 use stoke_net::wanted::Wanted;
-use stoke_net::{Links, Step, apply};
+use stoke_net::{Installation, Label, LanKey, Links, Step, apply};
 
 use crate::plan::{self, Failures};
 
 /// How often is looked again. An uplink that goes from one LAN to another needs two looks, all else one.
 const ROUNDS: u32 = 4;
+
+/// Ports by their links, each with its LAN and what its label says of its owner.
+pub(crate) type Ports = BTreeMap<LinkName, (LanKey, String)>;
 
 /// What came of laying.
 #[derive(Debug, Default)]
@@ -18,6 +25,8 @@ pub(crate) struct Laid {
     pub(crate) filter_failure: Option<String>,
     /// Steps that were carried out.
     pub(crate) steps: u64,
+    /// The ports that are there, and whose they are.
+    pub(crate) ports: Ports,
 }
 
 /// Makes the namespace as wanted. A LAN that fails leaves the others alone.
@@ -35,12 +44,21 @@ pub(crate) fn lay<L: Links>(links: &mut L, wanted: &Wanted) -> Result<Laid, L::E
         }
         let observed = if laid.steps == before { observed } else { links.observe(&wanted.installation)? };
         let steps = plan::namespace_steps(wanted, &observed);
+        laid.ports = ports(&wanted.installation, &observed);
         laid.filter_failure = carry_out(links, &steps, &mut laid.steps).err();
         if laid.steps == before {
             break;
         }
     }
     Ok(laid)
+}
+
+fn ports(installation: &Installation, observed: &Observed) -> Ports {
+    let port = |(name, _, label): (&LinkName, _, &Label)| match &label.role {
+        LinkRole::Port(owner) => Some((name.clone(), (label.lan.clone(), owner.clone()))),
+        _ => None,
+    };
+    observed.labelled(installation).filter_map(port).collect()
 }
 
 fn lay_one<L: Links>(links: &mut L, wanted: &Wanted, index: usize, observed: &Observed, laid: &mut Laid) {
@@ -63,7 +81,6 @@ fn carry_out<L: Links>(links: &mut L, steps: &[Step], done: &mut u64) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     use stoke_net::fake::FakeLinks;
     use stoke_net::observed::HostLink;

@@ -1,10 +1,44 @@
-//! What the configuration means to `stoke-net`.
+//! What a configuration means to `stoke-net`.
 
 use anyhow::Context as _;
-use stoke_api::workload::NodeAgentConfig;
+use stoke_api::agent::AgentConfig;
+use stoke_api::workload::{LanPlan, NodeAgentConfig};
 use stoke_net::wanted::{Lan, Wanted};
 
 use crate::egress;
+
+/// What a node agent works towards.
+#[derive(Clone, Debug)]
+pub(crate) struct Goal {
+    /// The LANs, as `stoke-net` knows them.
+    pub(crate) wanted: Wanted,
+    /// The LANs, as they are reported.
+    pub(crate) plans: Vec<LanPlan>,
+    /// Whether the namespace has a way out.
+    pub(crate) egress: bool,
+}
+
+impl Goal {
+    /// On one host alone.
+    ///
+    /// # Errors
+    /// If the installation's name is none.
+    pub(crate) fn alone(config: &NodeAgentConfig) -> anyhow::Result<Self> {
+        Ok(Self { wanted: wanted(config)?, plans: config.lans.clone(), egress: config.egress })
+    }
+
+    /// On the node of this name, one of several.
+    ///
+    /// # Errors
+    /// If the installation's name is none.
+    pub(crate) fn on_node(config: &AgentConfig, node: &str) -> anyhow::Result<Self> {
+        let installation = config.installation.parse()?;
+        let way_out = egress::INTERFACE.parse().context("the way out has no valid name")?;
+        let lans = config.lans.iter().map(|lan| Lan::on_node(lan, node)).collect();
+        let plans = config.lans.iter().map(|lan| lan.plan.clone()).collect();
+        Ok(Self { wanted: Wanted { installation, lans, way_out }, plans, egress: false })
+    }
+}
 
 /// The LANs that the configuration asks for.
 ///

@@ -16,6 +16,7 @@ use stoke_daemon::{Launch, Role};
 use stoke_net::kernel::KernelLinks;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Goal;
 use crate::lans::{Handle, Request};
 use crate::metrics::Metrics;
 use crate::{namespaces, ports};
@@ -45,10 +46,11 @@ impl NodeAgent {
         let ports_socket = config.ports_socket.clone();
         let metrics = Arc::new(Metrics::default());
         let registry = metrics.registry();
+        let goal = Goal::alone(&config)?;
         let links = KernelLinks::open(namespaces::take_host()).context("cannot talk to the kernel")?;
         let started = {
             let metrics = metrics.clone();
-            move || Handle::start(links, config, metrics)
+            move || Handle::start(links, goal, metrics)
         };
         let lans = tokio::task::spawn_blocking(started).await??;
         let listener = stoke_daemon::bind(&ports_socket)?;
@@ -74,7 +76,8 @@ impl Role for NodeAgent {
         if config.ports_socket != self.ports_socket {
             anyhow::bail!("the socket for ports is {}; it stays until a restart", self.ports_socket.display());
         }
-        self.lans.ask(|answer| Request::Reload(Box::new(config), answer)).await?
+        let goal = Goal::alone(&config)?;
+        self.lans.ask(|answer| Request::Reload(Box::new(goal), answer)).await?
     }
 
     fn metrics(&self) -> Option<&Registry> {
@@ -87,7 +90,11 @@ impl Role for NodeAgent {
 }
 
 async fn plan(State(agent): State<Arc<NodeAgent>>, Json(config): Json<NodeAgentConfig>) -> Response {
-    answer(agent.lans.ask(|answer| Request::Plan(Box::new(config), answer)).await.and_then(|lines| lines))
+    let goal = match Goal::alone(&config) {
+        Ok(goal) => Box::new(goal),
+        Err(error) => return answer(Err(error)),
+    };
+    answer(agent.lans.ask(|answer| Request::Plan(goal, answer)).await.and_then(|lines| lines))
 }
 
 async fn teardown(State(agent): State<Arc<NodeAgent>>) -> Response {

@@ -44,8 +44,14 @@ fn from_inside(run_dir: &Path, installation: &Installation) -> Vec<String> {
     }
 }
 
-/// Removes all that is ours, going on past errors; they are what is given back.
+/// Removes all that is ours, going on past errors; they are what is given back. A link may go by itself in the meantime:
+/// what cannot be removed is looked for again.
 pub(crate) fn remove_all<L: Links>(links: &mut L, installation: &Installation) -> Vec<String> {
+    let errors = remove_once(links, installation);
+    if errors.is_empty() { errors } else { remove_once(links, installation) }
+}
+
+fn remove_once<L: Links>(links: &mut L, installation: &Installation) -> Vec<String> {
     let observed = match links.observe(installation) {
         Ok(observed) => observed,
         Err(error) => return vec![format!("{:#}", anyhow::Error::new(error))],

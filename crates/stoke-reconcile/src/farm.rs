@@ -1,30 +1,38 @@
 //! `Farm`: one `farm` workload on the LAN's gateway address, with its image versions and its nodes.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use stoke_api::objects::{FarmStatus, Kind, NodeConfig, NodeState, User};
 use stoke_api::report::{BuiltImage, FarmNodeReport};
-use stoke_api::workload::{ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, LtspFiles, Role, Workload};
+use stoke_api::workload::{
+    ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, FarmPort, LtspFiles, Role, Workload,
+};
 use stoke_api::{Condition, Digest, ObjectRef};
 use stoke_boot::loaders;
 
 use crate::check::hostname;
-use crate::names::{farm_folder, key, machine_uuid, nic_mac};
+use crate::names::{eui64, key, machine_uuid, nic_mac, port_mac};
 use crate::node_config::{self, OwnScope};
-use crate::observed::{Desired, FarmPartRequest};
+use crate::observed::{Desired, FarmPartRequest, Layout};
 use crate::signed::{signatures, signed};
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Farm, View, sibling};
-use crate::{image, lan, ltsp, machine, minimum, rehearsal, rollout, server, trust};
+use crate::{image, join, lan, ltsp, machine, minimum, places, rehearsal, rollout, server, trust};
 
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
     request_parts(view, reference, farm, desired);
-    let gate = view.valid(reference).and_then(|()| lan::laid(view, &lan_of(reference, farm)));
+    let gate = view.valid(reference).and_then(|()| can_be_placed(view, reference, farm));
+    let gate = gate.and_then(|()| lan::laid(view, &lan_of(reference, farm)));
     for (replica, address) in (0..).zip(addresses(view, reference, farm)) {
-        let config = config(view, reference, farm, replica, address);
-        if let Some(config) = config.filter(|_| view.passes(&replica_name(reference, replica), &gate)) {
+        let name = replica_name(reference, replica);
+        let config = match view.told_before(reference, &name) {
+            Some(Role::Farm(before)) => Some(before.clone()),
+            _ => config(view, reference, farm, replica, address),
+        };
+        if let Some(config) = config.filter(|_| view.passes(&name, &gate)) {
             desired.workloads.push(Workload { owner: reference.clone(), role: Role::Farm(config) });
         }
     }
@@ -51,6 +59,8 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
         rollout,
     };
     rollout::by_ssh(farm, desired);
+    rollout::in_cluster(view, reference, farm, desired);
+    join::desire(view, reference, farm, desired);
     rollout::events(farm.status.rollout.as_ref(), status.rollout.as_ref(), desired);
     push(desired, reference, &farm.status.conditions, Status::Farm(status));
 }
@@ -58,6 +68,7 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
 fn conditions(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Condition> {
     let mut conditions = vec![ready_condition(&state(view, reference, farm)), trust::of_farm(farm)];
     conditions.extend(missing_programs(view, farm));
+    conditions.extend(join::of_farm(view, farm));
     conditions.extend(view.ltsp_of(farm).map(ltsp::FarmLtsp::condition));
     conditions.extend(all_versions(view, reference, farm).ok().and_then(|versions| signatures(view, farm, versions)));
     conditions
@@ -84,6 +95,19 @@ pub(crate) fn lan_of(reference: &ObjectRef, farm: &Farm) -> ObjectRef {
     sibling(reference, Kind::Lan, &farm.spec.lan)
 }
 
+/// A farm of somebody else's network is on nodes of a cluster: on one host nothing of ours is on any network but our own.
+fn can_be_placed(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(), Waiting> {
+    let lan = lan_of(reference, farm);
+    if view.environment().layout == Layout::Pods || !lan::is_external(view, &lan) {
+        return Ok(());
+    }
+    let message = format!(
+        "{lan} is external, and spec.placement is ignored on one host: run this in a cluster, or give {lan} uplinks \
+         instead of external"
+    );
+    Err(Waiting::new("NeedsCluster", message))
+}
+
 /// The name of the workload of a farm's replica.
 fn replica_name(farm: &ObjectRef, replica: u32) -> String {
     let first = format!("farm-{}", key(farm).replace('/', "-"));
@@ -96,10 +120,14 @@ fn replica_names(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Str
     replicas.map(|(replica, _)| replica_name(reference, replica)).collect()
 }
 
-/// The addresses that a farm serves on: those that it names, else the router's own in the LAN's first subnet.
+/// The addresses that a farm serves on: those that it names, else the router's own in the LAN's first subnet, or where that is
+/// another pod's, one that is free.
 pub(crate) fn addresses(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Vec<Ipv4Addr> {
     if !farm.spec.addresses.is_empty() {
         return farm.spec.addresses.clone();
+    }
+    if view.environment().layout == Layout::Pods {
+        return view.own_address(reference).into_iter().collect();
     }
     let lan = view.lan(&lan_of(reference, farm));
     lan.and_then(|lan| lan.spec.subnets.first()).map(stoke_api::objects::Subnet::gateway).into_iter().collect()
@@ -192,10 +220,10 @@ pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Optio
     let addresses = live_addresses(view, reference, farm);
     let ports = view.environment().ports;
     let images = served_images(view, reference, farm);
-    let ipv6 = view.lan(&lan_of(reference, farm)).and_then(|lan| lan.spec.ipv6.as_ref());
+    let replicas = u32::try_from(replica_names(view, reference, farm).len()).unwrap_or_default();
     (!addresses.is_empty()).then(|| FarmBoot {
         addresses,
-        addresses6: ipv6.map(stoke_api::objects::Ipv6Spec::gateway).into_iter().collect(),
+        addresses6: (0..replicas).filter_map(|replica| address6(view, reference, farm, replica)).collect(),
         http_port: ports.http,
         node_port: ports.node,
         // The newest version of each architecture is the last one that is put in.
@@ -208,17 +236,17 @@ pub(crate) fn boot(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Optio
 fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, address: Ipv4Addr) -> Option<FarmConfig> {
     let environment = view.environment();
     let lan_name = lan_of(reference, farm);
-    let folder = farm_folder(&environment.state, reference);
-    let folder = if replica == 0 { folder } else { folder.join("replicas").join(replica.to_string()) };
-    let spec = &view.lan(&lan_name)?.spec;
+    let places = places::farm(view, reference, replica);
+    let port = port(view, reference, farm, replica, address);
+    let lan = view.lan(&lan_name)?;
     Some(FarmConfig {
         farm: reference.clone(),
         replica,
         address,
+        listen: behind_service(farm).then_some(Ipv4Addr::UNSPECIFIED),
         replicas: addresses(view, reference, farm),
-        // The router's own IPv6 address is the first replica's.
-        address6: spec.ipv6.as_ref().map(stoke_api::objects::Ipv6Spec::gateway).filter(|_| replica == 0),
-        mtu: spec.mtu,
+        address6: address6(view, reference, farm, replica),
+        mtu: lan::mtu(view, lan),
         tftp_port: environment.ports.tftp,
         tftp: farm.spec.boot.tftp,
         loader: farm.spec.boot.loader,
@@ -230,7 +258,7 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         node_port: environment.ports.node,
         nbd_port: environment.ports.nbd,
         nbd_tls: farm.spec.boot.nbd_tls.clone(),
-        blobs: environment.state.join("images").join("blobs"),
+        blobs: places::images(view).join("blobs"),
         images: served_images(view, reference, farm),
         nodes: nodes(view, reference, farm).into_iter().chain(rehearsal::node(view, reference, farm)).collect(),
         unknown_clients: farm.spec.unknown_clients,
@@ -240,12 +268,46 @@ fn config(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, add
         config: with_access(view, farm.spec.config.clone()),
         scopes: node_config::classes_of_strangers(reference, &farm.spec),
         ltsp: LtspFiles { lts_conf: farm.spec.lts_conf.clone(), ltsp_conf: farm.spec.ltsp_conf.clone() },
-        domain: lan::domain(&lan_name, view.lan(&lan_name)?),
-        certificate: folder.join("certificate.pem"),
-        key: folder.join("key.pem"),
+        domain: lan::domain(&lan_name, lan),
+        certificate: places.certificate,
+        key: places.key,
         boot_programs: boot_programs(view, farm),
-        state: folder.join("sessions"),
-        host_keys: farm_folder(&environment.state, reference).join("host-keys"),
+        state: places.sessions,
+        host_keys: places.host_keys,
+        port,
+    })
+}
+
+/// Whether packets to its addresses come to pods that have others.
+fn behind_service(farm: &Farm) -> bool {
+    farm.spec.placement.as_ref().is_some_and(|placement| placement.load_balancer.is_some())
+}
+
+/// A replica's IPv6 address: on one host the first one has the router's, in pods each has its own.
+fn address6(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32) -> Option<Ipv6Addr> {
+    let ipv6 = view.lan(&lan_of(reference, farm)).filter(|lan| !lan.spec.external)?.spec.ipv6.as_ref()?;
+    match view.environment().layout {
+        Layout::Host => (replica == 0).then(|| ipv6.gateway()),
+        Layout::Pods => {
+            let mac = port_mac(&view.environment().installation, &replica_name(reference, replica));
+            Some(eui64(ipv6.prefix, mac))
+        }
+    }
+}
+
+/// A replica's own port on the LAN, in pods.
+fn port(view: &View<'_>, reference: &ObjectRef, farm: &Farm, replica: u32, address: Ipv4Addr) -> Option<FarmPort> {
+    let name = lan_of(reference, farm);
+    let lan = view.lan(&name).filter(|lan| view.environment().layout == Layout::Pods && !lan.spec.external)?;
+    let subnet = lan.spec.subnets.iter().find(|subnet| subnet.cidr.contains(&address))?;
+    let prefix6 = lan.spec.ipv6.as_ref().map(|ipv6| ipv6.prefix.prefix_len());
+    let address6 = address6(view, reference, farm, replica).zip(prefix6);
+    Some(FarmPort {
+        lan: name,
+        address: Ipv4Net::new(address, subnet.cidr.prefix_len()).ok()?,
+        address6: address6.and_then(|(address, prefix)| Ipv6Net::new(address, prefix).ok()),
+        // Nodes of the LAN's other subnets are behind its router.
+        gateway: (lan.spec.subnets.len() > 1).then(|| subnet.gateway()),
     })
 }
 
@@ -291,7 +353,7 @@ pub(crate) fn node_config(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: 
     let (node, scopes) = scopes(view, farm, owner, own);
     let mut config = with_access(view, node_config::merged_for(&scopes, node.inventory));
     config.hostname.get_or_insert_with(|| hostname(owner, own));
-    config
+    join::with_join(view, farm, owner, config)
 }
 
 fn scopes<'a>(
@@ -312,7 +374,8 @@ fn undecided_scopes(view: &View<'_>, farm: &Farm, owner: &ObjectRef, own: &NodeC
     let mut scopes = node_config::undecided(scopes);
     if let Some(first) = scopes.first_mut() {
         first.config.hostname = Some(hostname(owner, own));
-        first.config = with_access(view, std::mem::take(&mut first.config));
+        let config = with_access(view, std::mem::take(&mut first.config));
+        first.config = join::with_join(view, farm, owner, config);
     }
     // A narrower scope that says something of root replaces what the wider one says of its keys.
     for scope in scopes.iter_mut().skip(1).filter(|scope| scope.config.users.iter().any(|user| user.name == "root")) {
@@ -351,6 +414,7 @@ pub(crate) fn node_state<'a>(view: &View<'a>, farm: &ObjectRef, node: &ObjectRef
 
 fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'static str, String), Waiting> {
     view.valid(reference)?;
+    can_be_placed(view, reference, farm)?;
     let lan = lan_of(reference, farm);
     lan::serves(view, &lan)
         .map_err(|why| Waiting::new("WaitingForLan", format!("waiting for {lan}: {}", why.message)))?;
@@ -365,11 +429,13 @@ fn state(view: &View<'_>, reference: &ObjectRef, farm: &Farm) -> Result<(&'stati
     match newest {
         Some(digest) if serving == states.len() => Ok(("Serving", format!("hands out {digest}"))),
         Some(digest) => Ok(("Degraded", format!("hands out {digest}; {serving} of {} replicas serve", states.len()))),
-        None => Err(states
-            .into_iter()
-            .find_map(Result::err)
-            .unwrap_or_else(|| Waiting::new("Starting", "the farm has no address"))),
+        None => Err(states.into_iter().find_map(Result::err).unwrap_or_else(|| no_address(&lan))),
     }
+}
+
+fn no_address(lan: &ObjectRef) -> Waiting {
+    let message = format!("no address of the first subnet of {lan} is free; name some in spec.addresses");
+    Waiting::new("NoAddress", message)
 }
 
 /// The image that a replica hands out.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use stoke_api::objects::{ImageSpec, ImageStatus, ImageVersion, image_bases};
+use stoke_api::objects::{Access, ImageSpec, ImageStatus, ImageVersion, image_bases};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::{ImageBuildConfig, Role, Workload};
 use stoke_api::{Condition, ObjectRef};
 
 use crate::names::key;
 use crate::observed::{Desired, FinishedBuild, KnownImage};
+use crate::places;
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Image, View};
 
@@ -28,9 +29,9 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, image: &Image, desi
 }
 
 fn build(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Workload {
-    let store = view.environment().state.join("images");
+    let store = places::images(view);
     let bases = bases(view, reference, image).unwrap_or_default();
-    let config = ImageBuildConfig { name: key(reference), spec: image.spec.clone(), store, bases };
+    let config = ImageBuildConfig { name: key(reference), spec: built(&image.spec), store, bases };
     Workload { owner: reference.clone(), role: Role::ImageBuild(config) }
 }
 
@@ -38,7 +39,13 @@ fn build(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Workload {
 fn bases(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Option<BTreeMap<String, ImageSpec>> {
     let namespace = reference.namespace.as_ref()?;
     let find = |name: &str| Some(&view.image(&ObjectRef { name: name.parse().ok()?, ..reference.clone() })?.spec);
-    image_bases(namespace.as_str(), reference.name.as_str(), &image.spec, &find).ok()
+    let bases = image_bases(namespace.as_str(), reference.name.as_str(), &image.spec, &find).ok()?;
+    Some(bases.into_iter().map(|(name, spec)| (name, built(&spec))).collect())
+}
+
+/// What of an image decides what is built: who may use it does not.
+fn built(spec: &ImageSpec) -> ImageSpec {
+    ImageSpec { access: Access::default(), ..spec.clone() }
 }
 
 fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
@@ -49,7 +56,7 @@ fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
 fn last_build<'a>(view: &View<'a>, reference: &ObjectRef, image: &Image) -> Option<&'a FinishedBuild> {
     let build = known(view, reference)?.last_build.as_ref()?;
     let bases = bases(view, reference, image).unwrap_or_default();
-    let same = build.spec == image.spec && build.bases == bases && build.tools == view.environment().tools;
+    let same = build.spec == built(&image.spec) && build.bases == bases && build.tools == view.environment().tools;
     same.then_some(build)
 }
 
@@ -87,6 +94,11 @@ pub(crate) fn versions<'a>(view: &View<'a>, reference: &ObjectRef) -> Result<&'a
 fn progress(view: &View<'_>, reference: &ObjectRef, image: &Image, wanted: bool) -> Result<(), Waiting> {
     view.valid(reference)?;
     let workload = build(view, reference, image).name();
+    let result = view.build_report(&workload).and_then(|report| report.image.as_ref());
+    if result.is_some_and(|result| newest(view, reference).is_some_and(|newest| newest.digest == result.digest)) {
+        // What is left of the build is its end.
+        return Ok(());
+    }
     if view.runs(&workload) {
         let report = view.build_report(&workload).filter(|report| report.image.is_none() && !report.stage.is_empty());
         let message = report.map_or_else(|| "starting".to_owned(), |r| format!("{} {} %", r.stage, r.percent));

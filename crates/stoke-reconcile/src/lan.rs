@@ -3,25 +3,26 @@
 use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use stoke_api::objects::{Egress, Kind, LanStatus};
+use stoke_api::objects::{Egress, Ipv6Spec, Kind, LanStatus};
 use stoke_api::workload::{
     FarmBoot, LanPlan, NodeAgentConfig, Role, RouterConfig, RouterHost, RouterIpv6, RouterSubnet, Workload,
 };
 use stoke_api::{LinkName, ObjectRef};
 
 use crate::check::hostname;
-use crate::names::{self, file_name, key, machine_uuid, nic_mac};
-use crate::observed::Desired;
+use crate::names::{self, key, machine_uuid, nic_mac};
+use crate::observed::{Desired, Layout};
 use crate::status::{Status, Waiting, push, ready_condition};
 use crate::view::{Lan, View, sibling};
-use crate::{alarms, farm, rehearsal, server};
+use crate::{alarms, farm, places, ports, rehearsal, server};
 
 /// The name of the workload that lays LANs.
 const NODE: &str = "node";
 
 /// The workload that lays all LANs of a host. It stays when the last LAN goes, to clear it away.
 pub(crate) fn node_agent(view: &View<'_>, desired: &mut Desired) {
-    let lans: Vec<_> = view.lans().filter(|(reference, _)| view.valid(reference).is_ok()).collect();
+    let laid = |(reference, lan): &(&ObjectRef, &Lan)| view.valid(reference).is_ok() && !lan.spec.external;
+    let lans: Vec<_> = view.lans().filter(laid).collect();
     let environment = view.environment();
     let kept_for = || view.workload(NODE).filter(|seen| seen.kept).and_then(|seen| seen.workload.as_ref());
     let first = lans.first().map(|(reference, _)| (*reference).clone());
@@ -29,8 +30,9 @@ pub(crate) fn node_agent(view: &View<'_>, desired: &mut Desired) {
     let config = NodeAgentConfig {
         installation: environment.installation.clone(),
         lans: lans.iter().filter_map(|(reference, lan)| plan(view, reference, lan)).collect(),
-        egress: lans.iter().any(|(_, lan)| lan.spec.egress == Egress::Masquerade),
-        ports_socket: environment.run.join("ports.sock"),
+        // In pods each router has its own way out.
+        egress: routed_here(view) && lans.iter().any(|(_, lan)| lan.spec.egress == Egress::Masquerade),
+        ports_socket: places::ports_socket(view),
     };
     desired.workloads.push(Workload { owner, role: Role::Node(config) });
 }
@@ -41,12 +43,27 @@ fn plan(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<LanPlan> {
         lan: reference.clone(),
         bridge: bridge(view, reference)?,
         mac: names::bridge_mac(installation, reference),
-        mtu: lan.spec.mtu,
-        addresses: addresses(view, reference, lan),
-        address6: lan.spec.ipv6.as_ref().and_then(|ipv6| Ipv6Net::new(ipv6.gateway(), ipv6.prefix.prefix_len()).ok()),
-        masquerade: lan.spec.egress == Egress::Masquerade,
+        mtu: mtu(view, lan),
+        addresses: if routed_here(view) { addresses(view, reference, lan) } else { Vec::new() },
+        address6: lan.spec.ipv6.as_ref().filter(|_| routed_here(view)).and_then(router_address6),
+        masquerade: routed_here(view) && lan.spec.egress == Egress::Masquerade,
         uplinks: lan.spec.uplinks.iter().map(|uplink| uplink.interface.clone()).collect(),
     })
+}
+
+/// The LAN's MTU: in a cluster what goes from node to node has an overlay's headers around it. Also where there is one node
+/// so far: machines do not learn of another MTU while they run.
+pub(crate) fn mtu(view: &View<'_>, lan: &Lan) -> u16 {
+    view.environment().overlay_mtu.map_or(lan.spec.mtu, |most| lan.spec.mtu.min(most))
+}
+
+/// Whether the LANs' bridges are the interfaces that routers and farms serve on; in pods these have interfaces of their own.
+fn routed_here(view: &View<'_>) -> bool {
+    view.environment().layout == Layout::Host
+}
+
+fn router_address6(ipv6: &Ipv6Spec) -> Option<Ipv6Net> {
+    Ipv6Net::new(ipv6.gateway(), ipv6.prefix.prefix_len()).ok()
 }
 
 /// The router's own addresses, then those of farms that serve on others.
@@ -73,14 +90,18 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, lan: &Lan, desired:
         desired.workloads.push(Workload { owner: reference.clone(), role: Role::Router(config) });
     }
     let report = view.router_report(&workload);
-    let state = serves(view, reference).map(|()| ("Serving", bridge_words(view, reference)));
+    let state = serves(view, reference).map(|()| {
+        let external = || ("External", "somebody else's network: nothing of it is laid here".to_owned());
+        if lan.spec.external { external() } else { ("Serving", bridge_words(view, reference)) }
+    });
     let noticed = report.map(alarms::conditions).unwrap_or_default();
     let status = LanStatus {
         conditions: std::iter::once(ready_condition(&state)).chain(noticed).collect(),
         observed_generation: lan.metadata.generation.unwrap_or_default(),
-        bridge: bridge(view, reference).map(|name| name.to_string()).unwrap_or_default(),
+        bridge: bridge(view, reference).filter(|_| !lan.spec.external).map(|name| name.to_string()).unwrap_or_default(),
         leases: report.map_or(0, |report| u32::try_from(report.leases.len()).unwrap_or(u32::MAX)),
         capacity: report.map_or(0, |report| report.capacity),
+        vni: view.vni(reference),
     };
     push(desired, reference, &lan.status.conditions, Status::Lan(status));
 }
@@ -89,6 +110,10 @@ fn bridge_words(view: &View<'_>, reference: &ObjectRef) -> String {
     let egress = view.node_report(NODE).and_then(|report| report.egress_failure.as_ref());
     let wants_out = view.lan(reference).is_some_and(|lan| lan.spec.egress == Egress::Masquerade);
     let bridge = bridge(view, reference).map(|name| format!("bridge {name}")).unwrap_or_default();
+    let lan = view.lan(reference);
+    let smaller = lan.map(|lan| (mtu(view, lan), lan.spec.mtu)).filter(|(mtu, wanted)| mtu < wanted);
+    let smaller = smaller.map(|(mtu, _)| format!("; MTU {mtu}, as the network between the nodes allows"));
+    let bridge = bridge + &smaller.unwrap_or_default();
     match egress.filter(|_| wants_out) {
         Some(failure) => format!("{bridge}; no way out: {failure}"),
         None => bridge,
@@ -100,9 +125,17 @@ pub(crate) fn router_name(lan: &ObjectRef) -> String {
     format!("router-{}", key(lan).replace('/', "-"))
 }
 
-/// Whether the LAN's bridge is there.
+/// Whether the LAN is somebody else's.
+pub(crate) fn is_external(view: &View<'_>, lan: &ObjectRef) -> bool {
+    view.lan(lan).is_some_and(|lan| lan.spec.external)
+}
+
+/// Whether the LAN's bridge is there, if it shall be.
 pub(crate) fn laid(view: &View<'_>, lan: &ObjectRef) -> Result<(), Waiting> {
     view.valid(lan)?;
+    if is_external(view, lan) {
+        return Ok(());
+    }
     view.started(NODE)?;
     let reports = view.node_report(NODE).map(|report| report.lans.as_slice()).unwrap_or_default();
     match reports.iter().find(|report| report.lan == *lan) {
@@ -117,6 +150,9 @@ pub(crate) fn laid(view: &View<'_>, lan: &ObjectRef) -> Result<(), Waiting> {
 /// Whether the LAN gives addresses and names.
 pub(crate) fn serves(view: &View<'_>, lan: &ObjectRef) -> Result<(), Waiting> {
     laid(view, lan)?;
+    if is_external(view, lan) {
+        return Ok(());
+    }
     let router = router_name(lan);
     view.started(&router)?;
     match view.router_report(&router) {
@@ -135,7 +171,7 @@ pub(crate) fn domain(reference: &ObjectRef, lan: &Lan) -> String {
 }
 
 fn router(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<RouterConfig> {
-    view.valid(reference).ok()?;
+    view.valid(reference).ok().filter(|()| !lan.spec.external)?;
     let subnet = |subnet: &stoke_api::objects::Subnet| RouterSubnet {
         cidr: subnet.cidr,
         gateway: subnet.gateway(),
@@ -145,8 +181,8 @@ fn router(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<RouterCon
     };
     Some(RouterConfig {
         lan: reference.clone(),
-        interface: bridge(view, reference)?,
-        mtu: lan.spec.mtu,
+        interface: places::interface(view, reference)?,
+        mtu: mtu(view, lan),
         subnets: lan.spec.subnets.iter().map(subnet).collect(),
         dhcp: lan.spec.dhcp_mode(),
         reservations: lan.spec.dhcp.reservations.clone(),
@@ -155,7 +191,9 @@ fn router(view: &View<'_>, reference: &ObjectRef, lan: &Lan) -> Option<RouterCon
         upstreams: upstreams(view, reference, lan),
         hosts: hosts(view, reference),
         farms: view.farms().filter_map(|(name, farm)| Some((key(name), boot(view, name, farm, reference)?))).collect(),
-        leases: view.environment().state.join("leases").join(format!("{}.journal", file_name(reference))),
+        leases: places::leases(view, reference),
+        forwards: ports::forwards(view, reference),
+        seed: places::seed(view),
     })
 }
 

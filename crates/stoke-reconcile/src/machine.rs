@@ -15,11 +15,11 @@ use stoke_api::report::VmReport;
 use stoke_api::workload::{FirmwareKind, Role, TrustedKeys, VmConfig, VmNic, Workload};
 use stoke_api::{Condition, ObjectRef};
 
-use crate::names::{key, machine_folder, machine_uuid, nic_mac, workload_folder};
+use crate::names::{key, machine_uuid, nic_mac};
 use crate::observed::Desired;
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Machine, View, sibling};
-use crate::{farm, lan, node_config, rollout, server, trust};
+use crate::{farm, lan, node_config, places, ports, rollout, server, trust};
 
 /// Seconds that a guest has to shut down.
 const GRACE_SECONDS: u32 = 30;
@@ -36,7 +36,14 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, machine: &Machine, 
     trust::events(desired, reference, machine.status.node.as_ref(), status.node.as_ref());
     push(desired, reference, &machine.status.conditions, Status::Machine(status));
     if let Some(vm) = machine.spec.vm.as_ref().filter(|_| wanted) {
-        let role = Role::Vm(config(view, reference, machine, vm));
+        let config = match view.told_before(reference, &name) {
+            Some(Role::Vm(before)) => {
+                let reboots_requested = reboots_requested(view, reference, machine);
+                VmConfig { power: power(machine), reboots_requested, ..before.clone() }
+            }
+            _ => config(view, reference, machine, vm),
+        };
+        let role = Role::Vm(config);
         desired.workloads.push(Workload { owner: reference.clone(), role });
     }
 }
@@ -50,11 +57,12 @@ fn farm_of(reference: &ObjectRef, machine: &Machine) -> Option<ObjectRef> {
 }
 
 fn power(machine: &Machine) -> Power {
-    if machine.status.stop_requested || machine.spec.run_strategy == RunStrategy::Halted {
-        Power::Off
-    } else {
-        Power::On
-    }
+    let off = match machine.spec.run_strategy {
+        RunStrategy::Halted => true,
+        RunStrategy::Manual => !machine.status.start_requested,
+        RunStrategy::Always | RunStrategy::RerunOnFailure | RunStrategy::Once => false,
+    };
+    if off || machine.status.stop_requested { Power::Off } else { Power::On }
 }
 
 fn may_start(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Result<(), Waiting> {
@@ -79,7 +87,8 @@ fn secure_boot(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Res
         return Ok(wanted.then_some(TrustedKeys::Microsoft));
     };
     if let Some(keys) = view.environment().farm_keys.get(&key(&farm)) {
-        return Ok(Some(TrustedKeys::Farm { folder: keys.folder.clone(), fingerprint: keys.fingerprint.clone() }));
+        let folder = places::secure_boot(view, &keys.folder);
+        return Ok(Some(TrustedKeys::Farm { folder, fingerprint: keys.fingerprint.clone() }));
     }
     match view.farm(&farm) {
         Some(spec) if spec.spec.boot.loader.uefi == UefiLoader::Shim => Ok(Some(TrustedKeys::Microsoft)),
@@ -95,7 +104,6 @@ fn secure_boot(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> Res
 }
 
 fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec) -> VmConfig {
-    let environment = view.environment();
     let nic = |nic: &stoke_api::objects::Nic| VmNic {
         name: nic.name.to_string(),
         lan: sibling(reference, Kind::Lan, &nic.lan),
@@ -115,9 +123,9 @@ fn config(view: &View<'_>, reference: &ObjectRef, machine: &Machine, vm: &VmSpec
         run_strategy: machine.spec.run_strategy,
         reboots_requested: reboots_requested(view, reference, machine),
         grace_seconds: GRACE_SECONDS,
-        state: machine_folder(&environment.state, reference),
-        run: workload_folder(&environment.run, &workload_name(reference)),
-        ports_socket: environment.run.join("ports.sock"),
+        state: places::machine(view, reference),
+        run: places::machine_run(view, &workload_name(reference)),
+        ports_socket: places::ports_socket(view),
     }
 }
 
@@ -129,6 +137,7 @@ fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Resu
     let mut conditions = vec![ready_condition(&state), running(on, vm, &state)];
     conditions.extend(vm.and_then(accelerated));
     conditions.extend(trusted(view, reference, machine, node.as_ref().filter(|_| on)));
+    conditions.extend(ports::exposed(view, reference, machine));
     conditions.extend(server::writable_layer(node.as_ref()));
     conditions.extend(node_config::configured(node.as_ref()));
     MachineStatus {
@@ -136,6 +145,7 @@ fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Resu
         observed_generation: machine.metadata.generation.unwrap_or_default(),
         power: if on { Power::On } else { Power::Off },
         stop_requested: machine.status.stop_requested,
+        start_requested: machine.status.start_requested && !has_ended(view, reference, machine),
         image: farm_of(reference, machine).and_then(|farm| farm::image_of(view, &farm, reference)),
         enrolment: machine.status.enrolment.clone(),
         reboots_requested: machine.status.reboots_requested,
@@ -143,6 +153,19 @@ fn status(view: &View<'_>, reference: &ObjectRef, machine: &Machine, gate: &Resu
         links: vm.map(|vm| vm.links.clone()).unwrap_or_default(),
         node,
     }
+}
+
+/// Whether a machine that runs when somebody asks for it has ended by itself since it was told to be on.
+fn has_ended(view: &View<'_>, reference: &ObjectRef, machine: &Machine) -> bool {
+    let told = view.workload(&workload_name(reference)).and_then(|seen| seen.workload.as_ref()).map(|told| &told.role);
+    let told_on = matches!(told, Some(Role::Vm(config)) if config.power == Power::On);
+    let ended = |vm: &VmReport| vm.ended && vm.power == Power::Off;
+    machine.spec.run_strategy == RunStrategy::Manual && told_on && report(view, reference).is_some_and(ended)
+}
+
+/// Whether its guest is on.
+pub(crate) fn is_on(view: &View<'_>, reference: &ObjectRef) -> Power {
+    report(view, reference).map_or(Power::Off, |vm| vm.power)
 }
 
 /// What is to be said of its proof and its secrets.
@@ -188,6 +211,9 @@ fn state(
     }
     if machine.spec.run_strategy == RunStrategy::Halted {
         return Err(stopping(vm, "its run strategy is Halted"));
+    }
+    if power(machine) == Power::Off {
+        return Err(stopping(vm, "its run strategy is Manual; `stoke start` starts it"));
     }
     if vm.is_some_and(|vm| reboots(view, reference, machine, vm)) {
         return Err(Waiting::new("Rebooting", "it is rebooting by request"));

@@ -1,7 +1,9 @@
 //! Names, addresses and folders that follow from an object's name: the same after every restart, on every host.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv6Net;
 use sha2::{Digest as _, Sha256};
 use stoke_api::objects::{Nic, Rehearsal};
 use stoke_api::{LinkName, MacAddr, ObjectRef};
@@ -53,6 +55,42 @@ pub fn bridge_mac(installation: &str, lan: &ObjectRef) -> MacAddr {
     let hash = hash(&["lan", installation, &key(lan)]);
     octets.iter_mut().skip(1).zip(hash.iter().skip(4)).for_each(|(octet, byte)| *octet = *byte);
     MacAddr(octets)
+}
+
+/// The same of one node of a cluster: two bridges of one segment have not one address.
+pub fn node_bridge_mac(installation: &str, lan: &ObjectRef, node: &str) -> MacAddr {
+    local_mac(hash(&["bridge", installation, &key(lan), node]))
+}
+
+/// The link-layer address of a role's own interface.
+pub fn port_mac(installation: &str, workload: &str) -> MacAddr {
+    local_mac(hash(&["port", installation, workload]))
+}
+
+/// A locally administered address (IEEE 802, section 8.2.2).
+fn local_mac(hash: [u8; 32]) -> MacAddr {
+    let mut octets = [0x02; 6];
+    octets.iter_mut().skip(1).zip(hash).for_each(|(octet, byte)| *octet = byte);
+    MacAddr(octets)
+}
+
+/// What a LAN's network identifier is made from.
+pub(crate) fn vni(lan: &ObjectRef) -> u32 {
+    let [a, b, c, ..] = hash(&["vni", &key(lan)]);
+    u32::from_be_bytes([0, a, b, c])
+}
+
+/// What the port is made from at which a router's pod passes on to a machine's.
+pub(crate) fn forward(machine: &ObjectRef, port: &str) -> u16 {
+    let [a, b, ..] = hash(&["forward", &key(machine), port]);
+    u16::from_be_bytes([a, b])
+}
+
+/// The address that an interface makes of a prefix by itself (RFC 4291, appendix A).
+pub(crate) fn eui64(prefix: Ipv6Net, mac: MacAddr) -> Ipv6Addr {
+    let [first, second, third, fourth, fifth, sixth] = mac.0;
+    let host = u64::from_be_bytes([first ^ 2, second, third, 0xff, 0xfe, fourth, fifth, sixth]);
+    Ipv6Addr::from(u128::from(prefix.network()) | u128::from(host))
 }
 
 /// The address of a machine's interface: its own, else one made from the machine's name in QEMU's range.

@@ -104,8 +104,19 @@ pub(crate) fn scopes(farm: &ObjectRef, spec: &FarmSpec, node: Node<'_>, ltsp: Op
         let source = Source { name: LTSP.to_owned(), object: Some(farm.clone()), field: field.to_owned() };
         scopes.insert(1, own_scope(source, translation.config, InventorySelector::default()));
     }
-    scopes.push(own_scope(Source::object(node.name, "spec.config"), node.own.clone(), InventorySelector::default()));
+    let own = with_namespace(node.own.clone(), node.name, farm);
+    scopes.push(own_scope(Source::object(node.name, "spec.config"), own, InventorySelector::default()));
     scopes
+}
+
+/// A node's own configuration, whose secrets are in the node's namespace, also where its farm is in another one.
+fn with_namespace(mut config: NodeConfig, node: &ObjectRef, farm: &ObjectRef) -> NodeConfig {
+    let elsewhere = node.namespace.as_ref().filter(|_| node.namespace != farm.namespace);
+    for secret in config.files.iter_mut().filter_map(|file| file.secret.as_mut()) {
+        // A server is in no namespace: who writes one has the whole cluster.
+        secret.namespace = elsewhere.cloned();
+    }
+    config
 }
 
 /// Classes that machines are in which no object names, and which so have no labels.

@@ -1,14 +1,17 @@
 //! What the reconcilers read ([`Observed`]) and what they say ([`Desired`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use stoke_api::objects::{BmcInventory, BmcSpec, ImageSpec, Power};
+use stoke_api::objects::{BmcInventory, BmcSpec, ImageSpec, Power, SecretRef};
 use stoke_api::report::{BuiltImage, Report};
 use stoke_api::workload::{BlobRef, Workload};
 use stoke_api::{AnyObject, Digest, ObjectRef};
 
+use crate::claims::Claims;
 use crate::status::Status;
 
 /// All that a reconciler may know.
@@ -38,9 +41,48 @@ pub struct ObservedWorkload {
     pub failure: Option<String>,
 }
 
+/// How workloads share what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Processes of one host: one network namespace for all LANs and roles, one state folder.
+    #[default]
+    Host,
+    /// Pods of a cluster: each role has a network namespace, addresses and folders of its own, at the same paths in every pod
+    /// ([`stoke_api::workload::pod`]).
+    Pods,
+}
+
+/// The cluster that nodes join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// Its API server as nodes reach it: `https://192.0.2.1:6443`.
+    pub server: String,
+    /// Its CA in PEM.
+    pub ca: String,
+    /// Its DNS servers.
+    pub dns: Vec<IpAddr>,
+    /// The domain of its services: `cluster.local`.
+    pub domain: String,
+}
+
 /// Where the workloads run, and what has been made for them.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
+    /// How workloads share what there is.
+    pub layout: Layout,
+    /// Labels of namespaces, by their name: what `access` selects by.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Who has what only one may have, by the names of claims.
+    pub claims: Arc<BTreeMap<String, ObjectRef>>,
+    /// Objects that are there and that nobody can read: they keep what they have a claim to.
+    pub unreadable: BTreeSet<ObjectRef>,
+    /// The cluster that nodes join, if this is one.
+    pub cluster: Option<ClusterInfo>,
+    /// Other clusters that nodes join, by the secret with their kubeconfig as it is written.
+    pub other_clusters: BTreeMap<String, ClusterInfo>,
+    /// The largest frame of a LAN, without its header, that every node takes whole to the others, in a cluster of which that is
+    /// known.
+    pub overlay_mtu: Option<u16>,
     /// Eight hexadecimal digits that tie links and tables to this installation.
     pub installation: String,
     /// Folder of what must outlast a restart.
@@ -69,8 +111,31 @@ pub struct Environment {
     pub secret_failures: BTreeMap<String, String>,
     /// What management controllers said, by their server.
     pub bmcs: BTreeMap<String, BmcSeen>,
+    /// The nodes of the cluster that Stokehold runs in, by their names.
+    pub cluster_nodes: BTreeMap<String, ClusterNode>,
+    /// What Services of machines came to, by the machine: where they are reached, or why they are not.
+    pub services: BTreeMap<ObjectRef, Result<String, String>>,
     /// Why parts could not be made, by the same key.
     pub farm_part_failures: BTreeMap<(String, Digest), String>,
+}
+
+/// What is seen of a node of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Whether the cluster says that it is ready.
+    pub ready: bool,
+    /// The boot of which it says so (`status.nodeInfo.bootID`).
+    pub boot: String,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether no new pods are placed there, whoever wanted that.
+    pub unschedulable: bool,
+    /// Whether that is so because of us: what people have cordoned stays so.
+    pub cordoned: bool,
+    /// Pods that have yet to go; absent while nobody has looked since it was cordoned.
+    pub pods_left: Option<u32>,
+    /// Why they do not go.
+    pub blocked: Option<String>,
 }
 
 /// What a management controller said.
@@ -189,8 +254,91 @@ pub struct Desired {
     pub ssh_reboots: Vec<SshReboot>,
     /// What is wanted of management controllers.
     pub bmcs: Vec<BmcTask>,
+    /// Objects that are to be made, changed or deleted because others want it.
+    pub objects: Vec<ObjectChange>,
+    /// Nodes that join a cluster by themselves.
+    pub joins: Vec<JoinWanted>,
+    /// What is wanted of nodes of the cluster that Stokehold runs in.
+    pub cluster_nodes: Vec<ClusterNodeWanted>,
+    /// Who shall have what only one may have, in a cluster.
+    pub claims: Claims,
     /// What happened to objects since their last status.
     pub events: Vec<Occurrence>,
+}
+
+/// What is wanted of a node of the cluster that Stokehold runs in. A node that we have cordoned and that nothing is said of is
+/// used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNodeWanted {
+    /// The `Server` or `Machine`.
+    pub node: ObjectRef,
+    /// The name of its `Node`.
+    pub name: String,
+    /// How it shall be used.
+    pub usage: NodeUse,
+    /// The version that it runs, for those who ask the cluster; absent if nothing is to be said of it now.
+    pub image: Option<Digest>,
+}
+
+/// How a node of the cluster shall be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeUse {
+    /// As it is used without us.
+    Free,
+    /// No new pods are placed there.
+    Cordoned,
+    /// The same, and its pods go elsewhere.
+    Drained {
+        /// Those, too, that nobody makes again.
+        standalone_pods: bool,
+    },
+}
+
+/// A change of an object that another object wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectChange {
+    /// It is to be made; if it is there already, nothing is to be done.
+    Create(Box<AnyObject>),
+    /// Its spec, labels, annotations and owners are to be these, if its `resourceVersion` is still the one that is in it.
+    Update(Box<AnyObject>),
+    /// It is to be deleted, if it is still the one with this uid.
+    Delete {
+        /// The object.
+        object: ObjectRef,
+        /// Its uid.
+        uid: Option<String>,
+    },
+}
+
+/// A node that joins a cluster by itself. Whoever has the cluster keeps the farm in possession of a fresh token while it
+/// boots, approves what the node asks for with it, and deletes the token when the cluster knows the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinWanted {
+    /// The `Server` or `Machine`.
+    pub node: ObjectRef,
+    /// The farm that feeds it.
+    pub farm: ObjectRef,
+    /// Its name in the cluster: its host name.
+    pub node_name: String,
+    /// Whether it boots now: it shall have a token that was not handed out before.
+    pub boots: bool,
+    /// When secrets were last handed out to it: RFC 3339, empty if never. A token that is older than this is used up.
+    pub handed_out: String,
+    /// Its addresses: what a certificate of its own may be for, beside its name.
+    pub addresses: Vec<IpAddr>,
+    /// Labels that it registers with.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that it registers with: `KEY=VALUE:EFFECT`.
+    pub taints: Vec<String>,
+    /// Seconds that a token can be used.
+    pub token_seconds: u32,
+    /// By its name, the secret of the farm that holds the kubeconfig with the token: its content goes into
+    /// [`stoke_api::trust::FarmSecrets`].
+    pub secret: SecretRef,
+    /// The API server as the node reaches it.
+    pub server: String,
+    /// A kubeconfig of another cluster.
+    pub cluster: Option<SecretRef>,
 }
 
 /// A server that an update reboots by SSH: whoever has carried out less requests carries one out.

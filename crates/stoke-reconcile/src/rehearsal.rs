@@ -7,10 +7,10 @@ use stoke_api::ObjectRef;
 use stoke_api::objects::{NodeConfig, Power, Rehearsal, RehearsalPhase, RehearsalSpec, RunStrategy};
 use stoke_api::workload::{FarmNode, FirmwareKind, Role, RouterHost, VmConfig, VmNic, Workload};
 
-use crate::farm;
-use crate::names::{farm_folder, key, rehearsal_mac, rehearsal_uuid, workload_folder};
+use crate::names::{key, rehearsal_mac, rehearsal_uuid};
 use crate::observed::Desired;
 use crate::view::{Farm, View};
+use crate::{farm, places};
 
 /// Seconds that its system has to shut down. Nothing of it is kept.
 const GRACE_SECONDS: u32 = 1;
@@ -29,11 +29,14 @@ pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desire
     let mut workload = Workload { owner, role: Role::Vm(config(view, reference, farm, rehearsal, spec)) };
     let name = workload.name();
     if let Role::Vm(vm) = &mut workload.role {
-        vm.run = workload_folder(&view.environment().run, &name);
+        vm.run = places::machine_run(view, &name);
     }
     // The machine of the rehearsal before has the same folder: it goes first.
     let others = format!("rehearsal-{}.", key(reference).replace('/', "-"));
     let other_runs = view.workload_names().any(|other| other.starts_with(&others) && *other != name);
+    if let Some(before) = view.told_before(reference, &name) {
+        workload.role = before.clone();
+    }
     if !other_runs && view.passes(&name, &farm::serves(view, reference)) {
         desired.workloads.push(workload);
     }
@@ -46,7 +49,6 @@ fn config(
     rehearsal: &Rehearsal,
     spec: &RehearsalSpec,
 ) -> VmConfig {
-    let environment = view.environment();
     let lan = farm::lan_of(reference, farm);
     VmConfig {
         machine: reference.clone(),
@@ -62,9 +64,9 @@ fn config(
         run_strategy: RunStrategy::Always,
         reboots_requested: 0,
         grace_seconds: GRACE_SECONDS,
-        state: farm_folder(&environment.state, reference).join("rehearsal"),
-        run: environment.run.clone(),
-        ports_socket: environment.run.join("ports.sock"),
+        state: places::rehearsal(view, reference),
+        run: view.environment().run.clone(),
+        ports_socket: places::ports_socket(view),
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn host(view: &View<'_>, reference: &ObjectRef, server: &Server, lan:
 }
 
 /// A node of which only the router has heard: its firmware asked for an address.
-fn asked_for_boot(view: &View<'_>, reference: &ObjectRef, server: &Server) -> Option<NodeState> {
+pub(crate) fn asked_for_boot(view: &View<'_>, reference: &ObjectRef, server: &Server) -> Option<NodeState> {
     let farm = farm_of(server);
     let router = lan::router_name(&sibling(&farm, Kind::Lan, &view.farm(&farm)?.spec.lan));
     let asked = view.router_report(&router)?.boot_requests.contains_key(&reference.to_string());

@@ -1,7 +1,9 @@
 //! Statuses as the reconcilers say them, and how conditions keep their times.
 
 use stoke_api::meta::Truth;
-use stoke_api::objects::{AnyObject, FarmStatus, ImageStatus, LanStatus, MachineStatus, ServerStatus};
+use stoke_api::objects::{
+    AnyObject, FarmStatus, ImageStatus, LanStatus, MachineSetStatus, MachineStatus, ServerStatus,
+};
 use stoke_api::{Condition, ObjectRef};
 
 use crate::observed::{Desired, Occurrence};
@@ -15,6 +17,7 @@ pub enum Status {
     Farm(FarmStatus),
     Server(ServerStatus),
     Machine(MachineStatus),
+    MachineSet(MachineSetStatus),
 }
 
 impl Status {
@@ -26,6 +29,7 @@ impl Status {
             Self::Farm(status) => &mut status.conditions,
             Self::Server(status) => &mut status.conditions,
             Self::Machine(status) => &mut status.conditions,
+            Self::MachineSet(status) => &mut status.conditions,
         }
     }
 
@@ -42,6 +46,7 @@ impl Status {
             (Self::Farm(status), AnyObject::Farm(object)) => put(&mut object.status, status),
             (Self::Server(status), AnyObject::Server(object)) => put(&mut object.status, status),
             (Self::Machine(status), AnyObject::Machine(object)) => put(&mut object.status, status),
+            (Self::MachineSet(status), AnyObject::MachineSet(object)) => put(&mut object.status, status),
             _ => false,
         }
     }

@@ -1,5 +1,7 @@
 //! The example lab, step by step: what is wanted and said while it comes up, goes wrong, and is changed.
 
+mod claims;
+mod cluster;
 mod updates;
 
 use std::collections::BTreeMap;

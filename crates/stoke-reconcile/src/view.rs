@@ -2,16 +2,19 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use stoke_api::objects::{
-    AnyObject, FarmSpec, FarmStatus, ImageSpec, ImageStatus, Kind, LanSpec, LanStatus, MachineSpec, MachineStatus,
-    Problem, ServerSpec, ServerStatus,
+    AnyObject, FarmSpec, FarmStatus, ImageSpec, ImageStatus, Kind, LanSpec, LanStatus, MachineSetSpec,
+    MachineSetStatus, MachineSpec, MachineStatus, Problem, ServerSpec, ServerStatus, TargetRef,
 };
 use stoke_api::report::{FarmReport, ImageBuildReport, NodeAgentReport, Report, RouterReport, VmReport};
-use stoke_api::{Object, ObjectName, ObjectRef};
+use stoke_api::workload::Role;
+use stoke_api::{Object, ObjectRef};
 
+use crate::claims::Claims;
 use crate::ltsp::FarmLtsp;
-use crate::observed::{Environment, Observed, ObservedWorkload};
+use crate::observed::{Environment, Layout, Observed, ObservedWorkload};
 use crate::status::Waiting;
 
 pub(crate) type Image = Object<ImageSpec, ImageStatus>;
@@ -19,6 +22,7 @@ pub(crate) type Lan = Object<LanSpec, LanStatus>;
 pub(crate) type Farm = Object<FarmSpec, FarmStatus>;
 pub(crate) type Server = Object<ServerSpec, ServerStatus>;
 pub(crate) type Machine = Object<MachineSpec, MachineStatus>;
+pub(crate) type MachineSet = Object<MachineSetSpec, MachineSetStatus>;
 
 /// Whether workloads wait for each other. A plan shows what comes after the waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,14 @@ pub(crate) struct View<'a> {
     gates: Gates,
     objects: BTreeMap<ObjectRef, &'a AnyObject>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Who shall have what only one may have.
+    pub(crate) claims: Claims,
     /// Farms' configurations of LTSP, read when one is asked for.
     ltsp: OnceCell<BTreeMap<ObjectRef, FarmLtsp>>,
+    /// Addresses of farms that name none, in pods.
+    own_addresses: OnceCell<BTreeMap<ObjectRef, Option<Ipv4Addr>>>,
+    /// Network identifiers of LANs, in a cluster.
+    vnis: OnceCell<BTreeMap<ObjectRef, Result<u32, ObjectRef>>>,
 }
 
 macro_rules! of_kind {
@@ -68,10 +78,20 @@ impl<'a> View<'a> {
     pub(crate) fn new(observed: &'a Observed, gates: Gates) -> Self {
         let objects = observed.objects.iter().map(|object| (object.reference(), object)).collect();
         let mut problems = BTreeMap::<_, Vec<_>>::new();
-        for (object, problem) in crate::check(&observed.objects) {
+        let (found, claims) = crate::check::look(&observed.objects, &observed.environment);
+        for (object, problem) in found {
             problems.entry(object).or_default().push(problem);
         }
-        Self { observed, gates, objects, problems, ltsp: OnceCell::new() }
+        Self {
+            observed,
+            gates,
+            objects,
+            problems,
+            claims,
+            ltsp: OnceCell::new(),
+            own_addresses: OnceCell::new(),
+            vnis: OnceCell::new(),
+        }
     }
 
     /// A farm's configuration of LTSP.
@@ -79,6 +99,23 @@ impl<'a> View<'a> {
         let all = self.ltsp.get_or_init(|| crate::ltsp::of_farms(self));
         let is_it = |reference: &&ObjectRef| self.farm(reference).is_some_and(|other| std::ptr::eq(other, farm));
         all.get(all.keys().find(is_it)?)
+    }
+
+    /// The address of a farm that names none and has a network namespace of its own.
+    pub(crate) fn own_address(&self, farm: &ObjectRef) -> Option<Ipv4Addr> {
+        *self
+            .own_addresses
+            .get_or_init(|| crate::own_address::choose(&self.observed.objects, self.environment()))
+            .get(farm)?
+    }
+
+    /// The network identifier of a LAN in a cluster.
+    pub(crate) fn vni(&self, lan: &ObjectRef) -> Option<u32> {
+        if self.environment().layout == Layout::Host {
+            return None;
+        }
+        let all = self.vnis.get_or_init(|| crate::vni::assign(&self.observed.objects, self.environment()));
+        all.get(lan)?.as_ref().ok().copied()
     }
 
     /// The object of this name.
@@ -92,6 +129,13 @@ impl<'a> View<'a> {
     of_kind!(servers, server, Server);
     of_kind!(machines, machine, Machine);
 
+    pub(crate) fn machine_sets(&self) -> impl Iterator<Item = (&ObjectRef, &'a MachineSet)> {
+        self.objects.iter().filter_map(|(reference, object)| match object {
+            AnyObject::MachineSet(object) => Some((reference, object)),
+            _ => None,
+        })
+    }
+
     report_of!(node_report, Node, NodeAgentReport);
     report_of!(router_report, Router, RouterReport);
     report_of!(farm_report, Farm, FarmReport);
@@ -104,6 +148,13 @@ impl<'a> View<'a> {
 
     pub(crate) fn workload(&self, name: &str) -> Option<&'a ObservedWorkload> {
         self.observed.workloads.get(name)
+    }
+
+    /// What a workload goes on with whose object cannot be as it is written now: what it was told before. So nobody reaches by
+    /// a change of an object what a new object would not be given.
+    pub(crate) fn told_before(&self, object: &ObjectRef, workload: &str) -> Option<&'a Role> {
+        let told = self.workload(workload)?.workload.as_ref()?;
+        self.valid(object).is_err().then_some(&told.role)
     }
 
     pub(crate) fn workload_names(&self) -> impl Iterator<Item = &'a String> {
@@ -143,7 +194,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The object called `name` in the namespace of `owner`.
-pub(crate) fn sibling(owner: &ObjectRef, kind: Kind, name: &ObjectName) -> ObjectRef {
-    ObjectRef { kind, namespace: owner.namespace.clone(), name: name.clone() }
+/// The object that `owner` means by `target`.
+pub(crate) fn sibling(owner: &ObjectRef, kind: Kind, target: &TargetRef) -> ObjectRef {
+    target.of(owner, kind)
 }

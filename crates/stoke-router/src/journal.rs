@@ -36,24 +36,25 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates a journal: it, and the records in it.
+    /// Opens or creates a journal: it, and the records in it. One that is not there begins as the copy `seed`.
     ///
     /// # Errors
     /// If another process has it, it is not a journal, or the disk refuses.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<(Self, Vec<Record>)> {
+    pub(crate) fn open(path: &Path, seed: Option<&Path>) -> anyhow::Result<(Self, Vec<Record>)> {
         if let Some(folder) = path.parent() {
             fs_err::create_dir_all(folder)?;
         }
         let lock = lock(path)?;
-        let bytes = match fs_err::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read?,
+        // Even a journal without leases has a header: an empty file is one that was never begun.
+        let (bytes, is_new) = match read(path)?.filter(|bytes| !bytes.is_empty()) {
+            Some(bytes) => (bytes, false),
+            None => (seed.map(read).transpose()?.flatten().unwrap_or_default(), true),
         };
         let replay = journal::replay(&bytes).with_context(|| {
             let path = path.display();
             format!("cannot use {path} as journal of leases; move it away to start with no leases")
         })?;
-        if replay.damaged > 0 {
+        if replay.damaged > 0 && !is_new {
             let aside = path.with_extension("damaged");
             fs_err::copy(path, &aside)?;
             tracing::warn!(bytes = replay.damaged, kept = %aside.display(), "the journal of leases is damaged");
@@ -62,7 +63,7 @@ impl Journal {
         let records = replay.records.len();
         let file = fs_err::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?.into();
         let mut opened = Self { path: path.to_owned(), file, length, records, _lock: lock };
-        if length == 0 || replay.damaged > 0 {
+        if is_new || length == 0 || replay.damaged > 0 {
             opened.rewrite(&replay.records)?;
         } else {
             opened.cut()?;
@@ -106,6 +107,14 @@ impl Journal {
         self.length = bytes.len() as u64;
         self.records = records.len();
         Ok(())
+    }
+}
+
+/// A file that may not be there.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs_err::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
     }
 }
 
@@ -244,7 +253,7 @@ mod tests {
     fn a_reply_leaves_when_its_record_is_in_the_file_and_long_journals_are_written_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lab.journal");
-        let (journal, records) = Journal::open(&path).unwrap();
+        let (journal, records) = Journal::open(&path, None).unwrap();
         assert_eq!(records, []);
         let (seen, sightings) = channel();
         let writer = Writer::start(journal, Witness { path: path.clone(), seen }).unwrap();
@@ -259,7 +268,7 @@ mod tests {
     fn what_a_crash_has_cut_is_cut_off_and_damage_is_kept_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lab.journal");
-        let open = || Journal::open(&path).unwrap();
+        let open = || Journal::open(&path, None).unwrap();
         let (mut journal, _) = open();
         journal.append(&[leased(1, 1), leased(2, 2)]).unwrap();
         drop(journal);
@@ -280,15 +289,35 @@ mod tests {
     }
 
     #[test]
+    fn a_new_journal_begins_with_what_was_copied_and_an_old_one_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, seed) = (folder.path().join("lab.journal"), folder.path().join("seed"));
+        let records = [leased(1, 1), leased(2, 2)];
+        let bytes = journal::header().into_iter().chain(records.iter().flat_map(journal::encode)).collect::<Vec<_>>();
+        fs_err::write(&seed, bytes).unwrap();
+        let (journal, found) = Journal::open(&path, Some(&seed)).unwrap();
+        assert_eq!(found, records);
+        drop(journal);
+        fs_err::write(&seed, journal::header()).unwrap();
+        let (mut journal, found) = Journal::open(&path, Some(&seed)).unwrap();
+        assert_eq!(found, records);
+        journal.append(&[leased(3, 3)]).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(&path, None).unwrap().1.len(), 3);
+        let other = folder.path().join("other.journal");
+        assert_eq!(Journal::open(&other, Some(&folder.path().join("missing"))).unwrap().1, []);
+    }
+
+    #[test]
     fn a_second_router_and_a_foreign_file_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lab.journal");
-        let held = Journal::open(&path).unwrap();
-        let error = Journal::open(&path).unwrap_err();
+        let held = Journal::open(&path, None).unwrap();
+        let error = Journal::open(&path, None).unwrap_err();
         assert!(error.to_string().contains("is in use by another router"), "{error:#}");
         drop(held);
         fs_err::write(&path, "#!/bin/sh").unwrap();
-        let error = format!("{:#}", Journal::open(&path).unwrap_err());
+        let error = format!("{:#}", Journal::open(&path, None).unwrap_err());
         assert!(error.contains("move it away"), "{error}");
     }
 }

@@ -6,6 +6,7 @@
 //! - `state`: what the services share: leases, strangers, boot requests.
 //! - `dhcp`, `dhcp6`, `dns`, `advert`: one file for each service's sockets. The protocols themselves are `stoke-dhcp`,
 //!   `stoke-dns`, and eight fields of an advertisement.
+//! - `forward`: ports of machines, for those who are not on the LAN.
 //! - `proxy`: what a boot looks like beside another DHCP server.
 //! - `journal`: leases on disk; no acknowledgement leaves before its record is there.
 //! - `frame`: IPv4 and UDP headers for clients that have no address yet.
@@ -22,6 +23,7 @@ mod config;
 mod dhcp;
 mod dhcp6;
 mod dns;
+mod forward;
 mod frame;
 mod guard;
 mod intake;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use prometheus_client::registry::Registry;
 use stoke_api::objects::DhcpMode;
 use stoke_api::report::Report;
-use stoke_api::workload::RouterConfig;
+use stoke_api::workload::{Forward, RouterConfig};
 use stoke_api::{LinkName, MacAddr};
 use stoke_daemon::trace::Traces;
 use stoke_daemon::{Launch, Role};
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Port;
 use crate::state::{State, now_ms};
 use crate::watch::{Prober, Watch};
-use crate::{answering, config, dhcp6, dns};
+use crate::{answering, config, dhcp6, dns, forward};
 
 /// Runs the role `router` until it is told to stop.
 ///
@@ -102,11 +102,12 @@ struct Running {
     dhcp: BTreeMap<Port, Listener>,
     dhcp6: Option<CancellationToken>,
     names: BTreeMap<IpAddr, CancellationToken>,
+    forwards: BTreeMap<u16, (Forward, CancellationToken)>,
 }
 
 impl Router {
     async fn start(config: RouterConfig, shutdown: CancellationToken) -> anyhow::Result<Arc<Self>> {
-        let (journal, records) = Journal::open(&config.leases)?;
+        let (journal, records) = Journal::open(&config.leases, config.seed.as_deref())?;
         let metrics = Metrics::default();
         let registry = metrics.registry();
         let interface = config.interface.clone();
@@ -163,7 +164,29 @@ impl Router {
             }
         }
         self.serve_dhcp(&mut running, &interface, mode).await?;
+        self.serve_forwards(&mut running).await?;
         self.serve_dhcp6(&mut running, &interface)
+    }
+
+    /// Ports of machines. Connections go on whose port nobody wants any more.
+    async fn serve_forwards(&self, running: &mut Running) -> anyhow::Result<()> {
+        let wanted = self.shared.state().config.forwards.clone();
+        running.forwards.retain(|_, (forward, stop)| {
+            let stays = wanted.contains(forward);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for forward in wanted {
+            if let Entry::Vacant(entry) = running.forwards.entry(forward.listen) {
+                let stop = self.shutdown.child_token();
+                let listener = forward::bind(forward.listen).await?;
+                tokio::spawn(forward::serve(listener, forward.clone(), self.shared.clone(), stop.clone()));
+                entry.insert((forward, stop));
+            }
+        }
+        Ok(())
     }
 
     /// DHCPv6, if the LAN has IPv6; and tells the advertiser.

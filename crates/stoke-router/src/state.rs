@@ -134,6 +134,13 @@ impl State {
         self.server.config().own_addresses().next()
     }
 
+    /// The address of a host's interface: its own, else that of its lease.
+    pub(crate) fn address_of(&self, mac: MacAddr, now: u64) -> Option<Ipv4Addr> {
+        let own = self.config.hosts.iter().find(|host| host.macs.contains(&mac)).and_then(|host| host.address);
+        let lease = || self.server.leases().of(mac).filter(|lease| lease.expires > now).map(|lease| lease.address);
+        own.or_else(lease)
+    }
+
     /// The names as they are now.
     pub(crate) fn zone(&mut self, now: u64) -> Arc<Zone> {
         if now >= self.zone_until {
@@ -236,6 +243,8 @@ mod tests {
             hosts: vec![host],
             farms: [("default/lab".into(), farm)].into(),
             leases: "/nowhere".into(),
+            forwards: vec![],
+            seed: None,
         }
     }
 

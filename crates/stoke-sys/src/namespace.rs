@@ -12,6 +12,22 @@ pub fn unshare_network() -> io::Result<()> {
     unshare(UnshareFlags::NEWNET)
 }
 
+/// Gives the calling thread a root and a current folder of its own, so that it alone can join a mount namespace (setns(2)).
+///
+/// # Errors
+/// If the system refuses.
+pub fn unshare_file_system() -> io::Result<()> {
+    unshare(UnshareFlags::FS)
+}
+
+/// Gives the calling thread a mount namespace of its own, a copy.
+///
+/// # Errors
+/// If the system refuses: it needs `CAP_SYS_ADMIN`.
+pub fn unshare_mounts() -> io::Result<()> {
+    unshare(UnshareFlags::FS | UnshareFlags::NEWNS)
+}
+
 /// Gives the process a user namespace and a network namespace that belongs to it. An ordinary user may do this.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use stoke_api::names::{Bytes, MacAddr};
-use stoke_api::workload::FirmwareKind;
+use stoke_api::workload::{FirmwareKind, TCG_OVERHEAD};
 
 use crate::spec::{Accelerator, FirmwareFiles, Placement, SecureWay, Tap, VmSpec};
 
@@ -57,8 +57,9 @@ fn machine(list: &mut Arguments, spec: &VmSpec, placement: &Placement) {
     // In system management mode the firmware writes its variables, and nobody else can.
     list.option("-machine", if secure { "q35,graphics=off,smm=on" } else { "q35,graphics=off" });
     let (accelerator, cpu) = match placement.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg", "max"),
+        Accelerator::Kvm => ("kvm".to_owned(), "host"),
+        // Else it grows to 1 GiB (`DEFAULT_CODE_GEN_BUFFER_SIZE` in `tcg/region.c` of QEMU), and a pod has a limit.
+        Accelerator::Tcg => (format!("tcg,tb-size={}", TCG_OVERHEAD.0 >> 20), "max"),
     };
     list.option("-accel", accelerator);
     list.option("-cpu", cpu);
@@ -205,7 +206,7 @@ mod tests {
         -name guest=node-1,debug-threads=on
         -uuid 6f1c1d5e-0000-4000-8000-000000000001
         -machine q35,graphics=off
-        -accel tcg
+        -accel tcg,tb-size=512
         -cpu max
         -smp 2
         -m size=1048576k

@@ -9,6 +9,7 @@ mod farm;
 mod http;
 mod image;
 mod nbd;
+mod operator;
 mod peers;
 mod processor;
 mod row;
@@ -52,6 +53,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("image", image::run),
     ("containerfile", containerfile::run),
     ("update", update::run),
+    ("operator", operator::run),
 ];
 
 fn main() -> Result<()> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 pub use testbed::cache;
 use testbed::{Installation, User, World, lock_cache, programs};
 pub use versions::{publish, publish_variant, withdraw_newest};
@@ -30,6 +30,25 @@ pub fn images() -> Result<PathBuf> {
     if !status.success() {
         bail!("the example's image cannot be built");
     }
+    Ok(state.join("images"))
+}
+
+/// A store with the example's image and those of these files, which buildah makes of it, built on first use. Not the one that
+/// other tests link: buildah's storage beside it has owners of its own.
+///
+/// # Errors
+/// If an image cannot be built.
+pub fn container_images(files: &[PathBuf]) -> Result<PathBuf> {
+    let (base, state) = (images()?, cache().join("containerfile"));
+    let _one_at_a_time = lock_cache()?;
+    if !state.join("images").exists() {
+        fs_err::create_dir_all(&state)?;
+        let copied = Command::new("cp").arg("-al").arg(base).arg(state.join("images")).status()?;
+        ensure!(copied.success(), "the base cannot be linked");
+    }
+    let mut build = Command::new(programs()?.join("stoke"));
+    build.arg("--state").arg(&state).args(["image", "build"]).args(files);
+    ensure!(build.status().context("cannot run stoke")?.success(), "the images cannot be built");
     Ok(state.join("images"))
 }
 

@@ -1,31 +1,19 @@
 //! An image of a Containerfile boots like any other: by NBD, in memory and from a disk.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Result, ensure};
-use e2e::{BOOT_LIMIT, cache, images, machine, object};
-use testbed::{Installation, User, World, lock_cache, programs, wait_for};
+use e2e::{BOOT_LIMIT, container_images, machine, object};
+use testbed::{Installation, User, World, wait_for};
 
 const LAN: &str =
     "  subnets: [{name: v4, cidr: 10.10.0.0/24, pools: [10.10.0.100-10.10.0.199]}]\n  dhcp: {mode: Authoritative}\n";
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
 
-/// A store with the example's image and its base, built on first use. Not the one that other tests link: buildah's storage
-/// beside it has owners of its own.
+/// A store with the example's image and its base, built on first use.
 fn store(files: &[&str]) -> Result<PathBuf> {
-    let (base, state) = (images()?, cache().join("containerfile"));
-    let _one_at_a_time = lock_cache()?;
-    if !state.join("images").exists() {
-        fs_err::create_dir_all(&state)?;
-        let copied = Command::new("cp").arg("-al").arg(base).arg(state.join("images")).status()?;
-        ensure!(copied.success(), "the base cannot be linked");
-    }
-    let mut build = Command::new(programs()?.join("stoke"));
-    build.arg("--state").arg(&state).args(["image", "build"]);
-    build.args(files.iter().map(|file| Path::new(EXAMPLES).join(file)));
-    ensure!(build.status()?.success(), "the example's images cannot be built");
-    Ok(state.join("images"))
+    let files: Vec<_> = files.iter().map(|file| Path::new(EXAMPLES).join(file)).collect();
+    container_images(&files)
 }
 
 fn farm(image: &str, root: &str) -> String {

@@ -12,6 +12,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a target tells that a claim is broken")]
 
 pub mod boot;
+pub mod cluster;
 pub mod dhcp;
 pub mod http;
 pub mod images;
@@ -38,9 +39,13 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    target("agent_config", cluster::agent_config),
     target("authenticode", secureboot::authenticode),
+    target("certificate", cluster::certificate),
+    target("cgroup_lines", cluster::cgroup_lines),
     target("cmdline", boot::cmdline),
     target("cpio", images::cpio),
+    target("device_plugin", cluster::device_plugin),
     target("dhcp4", dhcp::conversation),
     target("dhcp6", dhcp::conversation6),
     target("dhcp_client", dhcp::client),
@@ -53,7 +58,9 @@ pub const TARGETS: &[Target] = &[
     target("nbd_session", nbd::session),
     target("node_api", node::messages),
     target("objects", node::objects),
+    target("pod_report", cluster::report),
     target("policy", boot::policy),
+    target("ports", cluster::ports),
     target("signatures", images::signatures),
     target("tftp_packet", tftp::packet),
     target("tftp_transfer", tftp::transfer),

@@ -15,7 +15,7 @@ pub fn messages(input: &[u8]) {
     round::<Baked>(input);
 }
 
-fn round<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(input: &[u8]) {
+pub(crate) fn round<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(input: &[u8]) {
     let Ok(message) = serde_json::from_slice::<T>(input) else { return };
     let again = serde_json::to_vec(&message).ok().and_then(|text| serde_json::from_slice(&text).ok());
     assert_eq!(again, Some(message));

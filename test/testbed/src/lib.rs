@@ -9,6 +9,7 @@
 //! - [`tpm`]: a TPM without a machine.
 //! - [`bmc`]: servers with management controllers.
 //! - [`go_tool`]: test servers that are written in Go.
+//! - [`kubernetes`]: clusters with their nodes.
 //!
 //! What this crate never does: run a service of the host, or touch a process that it did not start.
 
@@ -16,6 +17,7 @@ pub mod bmc;
 mod cache;
 mod console;
 mod installation;
+pub mod kubernetes;
 pub mod machine;
 pub mod metrics;
 pub mod peers;
@@ -28,6 +30,8 @@ mod world;
 pub use cache::{cache, lock_cache};
 pub use installation::{Installation, User, programs};
 pub use relay::{Relay, Wire};
-pub use tools::{REGISTRY, go_tool};
+pub use tools::{
+    ETCD, GoTool, HELM, KUBERNETES_VERSION, KUBERNETES_VERSIONS, KWOK, REGISTRY, go_tool, kubernetes_program,
+};
 pub use wait::{Process, wait_for};
 pub use world::World;

@@ -140,20 +140,40 @@ impl Foreign {
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power_on_with(world: &World, mac: &str, firmware: Firmware, variables: Option<&Path>) -> Result<Self> {
-        let tap = "tap0";
+        Self::power_on_sized(world, mac, firmware, variables, 1024)
+    }
+
+    /// A machine of so many MiB.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started.
+    pub fn power_on_large(world: &World, mac: &str, firmware: Firmware, memory: u32) -> Result<Self> {
+        Self::power_on_sized(world, mac, firmware, None, memory)
+    }
+
+    fn power_on_sized(
+        world: &World,
+        mac: &str,
+        firmware: Firmware,
+        variables: Option<&Path>,
+        memory: u32,
+    ) -> Result<Self> {
+        // Several machines may be on one wire.
+        let number = mac.rsplit(':').next().unwrap_or_default();
+        let tap = &format!("tap{number}");
         if !world.links()?.iter().any(|link| link == tap) {
             world.run("ip", &["tuntap", "add", "dev", tap, "mode", "tap"])?;
             world.run("ip", &["link", "set", tap, "master", "switch0", "up"])?;
         }
-        let console = world.folder().join("foreign.log");
+        let console = world.folder().join(format!("foreign-{number}.log"));
         let (hypervisor, [machine, cpu]) = firmware.machine();
         let mut command = world.command(hypervisor);
-        command.args(["-machine", machine, "-cpu", cpu, "-m", "1024", "-nodefaults", "-display", "none"]);
+        command.args(["-machine", machine, "-cpu", cpu, "-m", &memory.to_string(), "-nodefaults", "-display", "none"]);
         command.args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         let device = format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1");
         if let Some((code, template)) = firmware.files() {
-            let own = world.folder().join("foreign-vars.fd");
+            let own = world.folder().join(format!("foreign-vars-{number}.fd"));
             fs_err::copy(variables.unwrap_or(Path::new(template)), &own)?;
             command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={code}")]);
             command.args(["-drive", &format!("if=pflash,format=raw,file={}", own.display())]);

@@ -16,14 +16,15 @@ impl Machine {
     }
 
     fn describe(&self) -> VmReport {
-        let reboots = self.memory.record().reboots;
-        let off = VmReport { power: Power::Off, state: self.status.clone(), reboots, ..VmReport::default() };
+        let (reboots, ended) = (self.memory.record().reboots, self.memory.record().ended);
+        let off = VmReport { power: Power::Off, state: self.status.clone(), reboots, ended, ..VmReport::default() };
         match &self.state {
             State::Off | State::Failed { .. } => VmReport { failure: self.failure.clone(), ..off },
             State::Running(hypervisor) | State::Stopping(hypervisor, _, _) => {
                 let start = hypervisor.started_with();
                 VmReport {
                     power: Power::On,
+                    ended: false,
                     pid: Some(hypervisor.pid()),
                     accelerator: start.accelerator.to_string(),
                     accelerator_reason: start.reason.clone(),

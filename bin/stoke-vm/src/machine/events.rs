@@ -70,7 +70,7 @@ impl Machine {
         }
         let asked = words.is_some_and(|words| words.by_guest());
         tracing::info!(asked, ?status, "the machine ended by itself");
-        self.remember(|record| record.ended = true);
+        self.remember(|record| (record.ended, record.failed) = (true, !asked));
         let started = Duration::from_millis(hypervisor.started_with().at_ms);
         let ran = UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(started);
         if ran >= STABLE {

@@ -1,6 +1,6 @@
 //! The console: late, by several, and after a restart.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use crate::world::{World, until};
@@ -17,6 +17,25 @@ fn two_late_viewers_see_the_same_history() {
     for viewer in [first, second] {
         assert!(log.starts_with(&viewer.seen), "a viewer was shown what the console never said");
     }
+}
+
+#[test]
+fn who_is_attached_does_not_keep_a_stopped_machine_from_ending() {
+    let mut world = World::new();
+    let mut owner = world.start_attached();
+    let mut seen = Vec::new();
+    let mut output = owner.stdout.take().unwrap();
+    while !String::from_utf8_lossy(&seen).contains("No bootable device") {
+        let mut piece = [0; 4096];
+        let length = output.read(&mut piece).unwrap();
+        assert!(length > 0, "the console ended: {}", String::from_utf8_lossy(&seen));
+        seen.extend(&piece[..length]);
+    }
+    let process = rustix::process::Pid::from_child(&owner);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    // Its standard input is open all the time.
+    let ended = until("the owner ends", || owner.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]

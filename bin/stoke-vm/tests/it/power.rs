@@ -55,6 +55,23 @@ fn always_starts_a_killed_machine_again_and_once_does_not() {
 }
 
 #[test]
+fn a_failed_machine_is_rerun_and_a_manual_one_is_not() {
+    let mut world = World::new();
+    world.config.run_strategy = RunStrategy::RerunOnFailure;
+    world.start();
+    let first = world.until_running();
+    kill(first.pid.unwrap());
+    let second = world.until_report("it runs again", |report| report.pid.is_some() && report.pid != first.pid);
+    assert!(!second.ended);
+    world.reload(|config| config.power = Power::Off);
+    world.until_report("it is off", |report| report.power == Power::Off && !report.ended);
+    world.reload(|config| (config.run_strategy, config.power) = (RunStrategy::Manual, Power::On));
+    let third = world.until_running();
+    kill(third.pid.unwrap());
+    world.until_report("it has ended", |report| report.power == Power::Off && report.ended);
+}
+
+#[test]
 fn a_reboot_that_the_guest_does_not_do_is_a_reset() {
     let mut world = World::new();
     world.start();

@@ -94,6 +94,19 @@ impl World {
         self.owner = Some(owner);
     }
 
+    /// Starts an owner whose standard input and output are the console.
+    pub(crate) fn start_attached(&mut self) -> Child {
+        self.write_config();
+        Command::new(env!("CARGO_BIN_EXE_stoke-vm"))
+            .args(["--config".as_ref(), self.path().join("config.json").as_os_str()])
+            .args(["--socket".as_ref(), self.socket().as_os_str()])
+            .arg("--console-stdio")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
     /// Changes the configuration and has it read.
     pub(crate) fn reload(&mut self, change: impl FnOnce(&mut VmConfig)) {
         change(&mut self.config);

@@ -49,8 +49,8 @@ pub(crate) struct Enroll {
     #[arg(value_name = "KIND/NAME")]
     pub(crate) node: String,
     /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
     /// Accept it only if its endorsement key has this fingerprint: `sha256:…`
     #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) key: Option<stoke_api::Digest>,
@@ -153,13 +153,21 @@ pub(crate) struct OneFarm {
     #[arg(value_name = "NAME")]
     pub(crate) name: ObjectName,
     /// Its namespace
-    #[arg(short, long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: ObjectName,
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<ObjectName>,
 }
 
 impl OneFarm {
-    /// What was meant.
+    /// What was meant, on one host.
     pub(crate) fn reference(&self) -> stoke_api::ObjectRef {
-        stoke_api::ObjectRef { kind: Kind::Farm, namespace: Some(self.namespace.clone()), name: self.name.clone() }
+        let default = stoke_api::meta::DEFAULT_NAMESPACE.parse().ok();
+        let namespace = self.namespace.clone().or(default);
+        stoke_api::ObjectRef { kind: Kind::Farm, namespace, name: self.name.clone() }
+    }
+
+    /// What was meant, where another namespace may be the default one.
+    pub(crate) fn reference_in(&self, default: ObjectName) -> stoke_api::ObjectRef {
+        let namespace = Some(self.namespace.clone().unwrap_or(default));
+        stoke_api::ObjectRef { kind: Kind::Farm, namespace, name: self.name.clone() }
     }
 }

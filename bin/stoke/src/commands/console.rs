@@ -25,11 +25,12 @@ use super::blocking;
 use super::get::ready_condition;
 use crate::cli::{OneMachine, references};
 use crate::client::Client;
+use crate::cluster::default_namespace;
 use crate::failure::Failure;
 use crate::folders::{Folders, console};
 
 /// Ctrl-], as telnet has it.
-const DETACH: u8 = 0x1d;
+pub(crate) const DETACH: u8 = 0x1d;
 /// How long to wait for a console that is being replaced, between two looks.
 const RETRY: Duration = Duration::from_millis(200);
 /// In a pipe: silence after the end of the input that ends the command.
@@ -41,7 +42,7 @@ const TAIL: usize = 4096;
 
 pub(crate) fn run(folders: &Folders, machine: &OneMachine) -> anyhow::Result<ExitCode> {
     let words = [machine.name.clone()];
-    let found = references(&words, Some(Kind::Machine), &machine.namespace)?;
+    let found = references(&words, Some(Kind::Machine), &default_namespace(machine.namespace.as_ref())?)?;
     let reference = found.first().ok_or_else(|| Failure::plain("no machine is named"))?;
     if reference.kind == Kind::Server {
         return super::serial::run(folders, reference);
@@ -264,10 +265,10 @@ fn wait(wanted: bool, socket: Option<&UnixStream>, limit: Option<Duration>) -> i
 }
 
 /// The terminal passes every key on; put back when this is dropped.
-struct RawTerminal(Termios);
+pub(crate) struct RawTerminal(Termios);
 
 impl RawTerminal {
-    fn enter() -> anyhow::Result<Self> {
+    pub(crate) fn enter() -> anyhow::Result<Self> {
         let before = tcgetattr(io::stdin()).map_err(io::Error::from)?;
         let mut raw = before.clone();
         raw.make_raw();

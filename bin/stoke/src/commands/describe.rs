@@ -9,17 +9,23 @@ use stoke_api::{AnyObject, Condition, Kind, ObjectRef};
 use super::get::truth;
 use crate::cli::OneObject;
 use crate::client::Client;
+use crate::cluster::{Choice, Target};
 use crate::folders::Folders;
 use crate::output::{self, Color, Table};
 
-pub(crate) async fn run(folders: &Folders, object: &OneObject) -> anyhow::Result<ExitCode> {
-    let reference = object.reference()?;
-    let client = Client::connect(folders).await?;
+pub(crate) async fn run(folders: &Folders, choice: &Choice, object: &OneObject) -> anyhow::Result<ExitCode> {
+    // What makes no sense anywhere is said before anybody is asked.
+    object.reference(&crate::cluster::default_namespace(None)?)?;
+    let client = choice.target(folders, object.namespace.as_ref()).await?;
+    let reference = object.reference(&client.namespace(None)?)?;
     let object = client.object(&reference).await?;
     let events = client.events(&reference).await?;
     let now = jiff::Timestamp::now();
     let mut text = render(&object, &events, now)?;
-    text.push_str(&unknown_machines(&client, &reference, now).await?);
+    // In a cluster the farm's own status has those.
+    if let Target::Standalone(client) = &client {
+        text.push_str(&unknown_machines(client, &reference, now).await?);
+    }
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -116,7 +116,7 @@ mod tests {
         let told =
             ["pod", "machine.spec.vn", "machine.spec.vm.cpus.x"].map(|what| explain(what).unwrap_err().to_string());
         let expected = [
-            "no kind is called \"pod\"; kinds are images, lans, farms, servers, machines",
+            "no kind is called \"pod\"; kinds are images, lans, farms, servers, machines, machinesets",
             "machine.spec has no field \"vn\"",
             "machine.spec.vm.cpus has no field \"x\"",
         ];

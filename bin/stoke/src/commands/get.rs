@@ -10,7 +10,7 @@ use stoke_api::objects::{FarmStatus, ImageStatus, LanStatus, MachineStatus, Node
 use stoke_api::{API_VERSION, AnyObject, Condition, Digest, Kind, ObjectName, ObjectRef};
 
 use crate::cli::{Format, Get};
-use crate::client::Client;
+use crate::cluster::{Choice, Target};
 use crate::failure::Failure;
 use crate::folders::Folders;
 use crate::output::{self, Table};
@@ -22,9 +22,13 @@ struct Wanted {
     namespace: Option<ObjectName>,
 }
 
-pub(crate) async fn run(folders: &Folders, get: &Get) -> anyhow::Result<ExitCode> {
-    let wanted = wanted(get)?;
-    let client = Client::connect(folders).await?;
+pub(crate) async fn run(folders: &Folders, choice: &Choice, get: &Get) -> anyhow::Result<ExitCode> {
+    let mut wanted = wanted(get)?;
+    let client = choice.target(folders, get.namespace.as_ref()).await?;
+    // As kubectl does: a cluster has many namespaces, and most people few of them.
+    if let (Target::Cluster(cluster), false) = (&client, get.all_namespaces) {
+        wanted.namespace = Some(cluster.namespace().clone());
+    }
     let mut found = Vec::new();
     for kind in &wanted.kinds {
         let mut objects = client.list(*kind, wanted.namespace.as_ref()).await?;
@@ -138,6 +142,7 @@ fn header(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::Image => (&["DIGEST", "SIZE", "KERNEL"], &["MESSAGE"]),
         Kind::Lan => (&["BRIDGE", "SUBNETS", "LEASES"], &["MESSAGE"]),
         Kind::Farm => (&["IMAGE", "NODES", "ADDRESS"], &["LAN", "VERSION", "MESSAGE"]),
+        Kind::MachineSet => (&["REPLICAS"], &["FARM", "ADDRESSES", "MESSAGE"]),
     };
     let more = if wide { more } else { &[] };
     [&["NAME", "READY"], own, &["AGE"], more].concat()
@@ -164,7 +169,13 @@ fn row(object: &AnyObject, wide: bool, several: bool, now: jiff::Timestamp) -> V
         }
         AnyObject::Farm(farm) => {
             let version = farm.status.image.map(|digest| digest.short()).unwrap_or_default();
-            (farm_cells(&farm.status, farm.spec.image.as_str()), vec![farm.spec.lan.to_string(), version])
+            (farm_cells(&farm.status, &farm.spec.image.to_string()), vec![farm.spec.lan.to_string(), version])
+        }
+        AnyObject::MachineSet(set) => {
+            let farm = set.spec.template.spec.farm.as_ref().map(ToString::to_string).unwrap_or_default();
+            let addresses = set.spec.addresses.map(|pool| pool.to_string()).unwrap_or_default();
+            let replicas = format!("{}/{}", set.status.ready_replicas, set.spec.replicas);
+            (vec![replicas], vec![farm, addresses])
         }
     };
     let age = object.metadata().creation_timestamp.as_deref().map(|then| output::age(then, now)).unwrap_or_default();
@@ -250,7 +261,7 @@ pub(super) fn truth(truth: Truth) -> &'static str {
 
 /// Prints each object again when what is shown of it changes.
 async fn follow(
-    client: &Client,
+    client: &Target,
     wanted: &Wanted,
     found: Vec<(Kind, Vec<AnyObject>)>,
     format: Format,
@@ -261,7 +272,7 @@ async fn follow(
         found.iter().map(|(kind, all)| (*kind, table(*kind, all, wide, several, start))).collect();
     let mut shown: BTreeMap<ObjectRef, AnyObject> =
         found.into_iter().flat_map(|(_, all)| all).map(|object| (object.reference(), object)).collect();
-    let mut watch = client.watch().await?;
+    let mut watch = client.watch(&wanted.kinds, wanted.namespace.as_ref()).await?;
     while let Some(event) = watch.next().await? {
         let reference = event.object.reference();
         let known = shown.get(&reference).is_some_and(|old| is_same(old, &event.object, wide)) && is_there(&event);
@@ -281,7 +292,7 @@ async fn follow(
             (_, _) => format!("{reference}\n"),
         };
         output::print(&text)?;
-        shown.insert(reference, event.object);
+        shown.insert(reference, *event.object);
     }
     Err(Failure::hinted("the installation ended", "its machines keep running; start it again with: stoke up PATH"))
 }

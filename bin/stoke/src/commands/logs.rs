@@ -18,7 +18,7 @@ use crate::folders::{Folders, log};
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(folders: &Folders, logs: &Logs) -> anyhow::Result<ExitCode> {
-    let reference = logs.object.reference()?;
+    let reference = logs.object.reference(&crate::cluster::default_namespace(None)?)?;
     let path = blocking(find(folders, &reference))?;
     let mut log = Log::open(&path)?;
     loop {

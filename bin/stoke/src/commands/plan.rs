@@ -82,7 +82,7 @@ fn render(planned: &Planned) -> String {
 }
 
 /// One word for a change, as `plan` and `up` write it.
-pub(super) fn mark(change: Change) -> String {
+pub(crate) fn mark(change: Change) -> String {
     let (color, word) = match change {
         Change::Created => (Color::Green, "create"),
         Change::Updated => (Color::Yellow, "change"),

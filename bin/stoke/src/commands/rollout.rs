@@ -8,7 +8,7 @@ use stoke_api::objects::{NodeUpdate, RehearsalPhase, RolloutPhase, RolloutStatus
 use stoke_api::{AnyObject, Digest, Kind, ObjectRef};
 
 use crate::cli::{OneFarm, Report, Rollout};
-use crate::client::Client;
+use crate::cluster::{Choice, Target};
 use crate::failure::Failure;
 use crate::folders::Folders;
 use crate::output::{self, Color, Table};
@@ -16,10 +16,16 @@ use crate::output::{self, Color, Table};
 /// Lines of a console that are shown: the last words of a kernel, and the firmware's of the next boot, which shows that it died.
 const CONSOLE_LINES: usize = 60;
 
-pub(crate) async fn run(folders: &Folders, verb: &Rollout) -> anyhow::Result<ExitCode> {
-    let client = Client::connect(folders).await?;
+pub(crate) async fn run(folders: &Folders, choice: &Choice, verb: &Rollout) -> anyhow::Result<ExitCode> {
+    let (Rollout::Status(crate::cli::RolloutStatus { farm, .. })
+    | Rollout::Pause(farm)
+    | Rollout::Resume(farm)
+    | Rollout::Undo(farm)) = verb;
+    let client = choice.target(folders, farm.namespace.as_ref()).await?;
     match verb {
-        Rollout::Status(which) => show(&client, &which.farm.reference(), which.output).await?,
+        Rollout::Status(which) => {
+            show(&client, &which.farm.reference_in(client.namespace(None)?), which.output).await?;
+        }
         Rollout::Pause(farm) => ask(&client, farm, RolloutAction::Pause, "lets no more nodes go over").await?,
         Rollout::Resume(farm) => ask(&client, farm, RolloutAction::Resume, "goes on").await?,
         Rollout::Undo(farm) => ask(&client, farm, RolloutAction::Undo, "goes back to the version before").await?,
@@ -27,13 +33,13 @@ pub(crate) async fn run(folders: &Folders, verb: &Rollout) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(client: &Client, farm: &OneFarm, action: RolloutAction, done: &str) -> anyhow::Result<()> {
-    let farm = farm.reference();
+async fn ask(client: &Target, farm: &OneFarm, action: RolloutAction, done: &str) -> anyhow::Result<()> {
+    let farm = farm.reference_in(client.namespace(None)?);
     client.rollout(&farm, action).await?;
     Ok(output::print(&format!("{farm} {done}\n"))?)
 }
 
-async fn show(client: &Client, farm: &ObjectRef, output: Report) -> anyhow::Result<()> {
+async fn show(client: &Target, farm: &ObjectRef, output: Report) -> anyhow::Result<()> {
     let AnyObject::Farm(object) = client.object(farm).await? else {
         return Err(Failure::plain(format!("{farm} is no farm")));
     };
@@ -46,7 +52,9 @@ async fn show(client: &Client, farm: &ObjectRef, output: Report) -> anyhow::Resu
     }
     let running = running(client).await?;
     let mut text = render(farm, &rollout, &running, jiff::Timestamp::now());
-    if rollout.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.phase == RehearsalPhase::Failed) {
+    let failed = rollout.rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.phase == RehearsalPhase::Failed);
+    // In a cluster the rehearsal's pod is gone, and its console with it.
+    if let (true, Target::Standalone(client)) = (failed, client) {
         let folder = stoke_reconcile::names::farm_folder(&client.host().await?.state, farm).join("rehearsal");
         text.push_str(&console(&fs_err::read(folder.join("console.log")).unwrap_or_default()));
     }
@@ -54,7 +62,7 @@ async fn show(client: &Client, farm: &ObjectRef, output: Report) -> anyhow::Resu
 }
 
 /// The version that each node runs.
-async fn running(client: &Client) -> anyhow::Result<BTreeMap<ObjectRef, Digest>> {
+async fn running(client: &Target) -> anyhow::Result<BTreeMap<ObjectRef, Digest>> {
     let mut running = BTreeMap::new();
     for kind in [Kind::Server, Kind::Machine] {
         for object in client.list(kind, None).await? {

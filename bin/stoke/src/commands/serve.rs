@@ -16,16 +16,42 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
     }
     stoke_daemon::init_tracing();
     let launch = Launch { config: serve.config, socket: serve.socket };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let runtime = runtime(serve.role).build().context("cannot start")?;
     runtime.block_on(async {
+        if let Some(ports) = &serve.ports
+            && !interfaces(serve.role, ports).await?
+        {
+            return Ok(());
+        }
         match serve.role {
+            RoleName::Node if serve.cluster => stoke_node::cluster::run(launch).await,
             RoleName::Node => stoke_node::run(launch).await,
             RoleName::Router => stoke_router::run(launch).await,
             RoleName::Farm => stoke_farm::run(launch).await,
-            RoleName::Build => stoke_host::build::run(launch).await,
+            RoleName::Build => stoke_host::build::run(launch, serve.report).await,
+            RoleName::Operator => stoke_kube::operator::run(&launch.config).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// An operator computes a round at a time: the processors of a large node would be threads and heaps of no use to it.
+fn runtime(role: RoleName) -> tokio::runtime::Builder {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all();
+    if matches!(role, RoleName::Operator) {
+        runtime.worker_threads(2);
+    }
+    runtime
+}
+
+/// Waits for the interfaces of a role in a pod; whether they came before it was told to stop.
+async fn interfaces(role: RoleName, ports: &Path) -> anyhow::Result<bool> {
+    let given = stoke_node::interfaces::obtain(ports).await?;
+    if given && role == RoleName::Router {
+        stoke_node::proxy::start().await?;
+    }
+    Ok(given)
 }
 
 /// The node makes the namespaces (or finds those of its predecessor), the others join them.

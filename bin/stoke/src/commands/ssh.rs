@@ -17,17 +17,16 @@ use super::blocking;
 use super::get::ready_condition;
 use crate::cli::{Ssh, references};
 use crate::client::Client;
+use crate::cluster::default_namespace;
 use crate::failure::Failure;
 use crate::folders::Folders;
 
 pub(crate) fn run(folders: &Folders, ssh: &Ssh) -> anyhow::Result<ExitCode> {
     let words = [ssh.name.clone()];
-    let found = references(&words, Some(Kind::Machine), &ssh.namespace)?;
+    let found = references(&words, Some(Kind::Machine), &default_namespace(ssh.namespace.as_ref())?)?;
     let reference = found.first().ok_or_else(|| Failure::plain("no machine is named"))?;
     let (host, object) = blocking(ask(folders, reference))?;
-    let why = ready_condition(&object).map(|condition| condition.message.as_str()).unwrap_or_default();
-    let (address, keys) = way_in(reference, node_of(&object), why)?;
-    let known_hosts = write_known_hosts(folders, reference, &keys)?;
+    let (_, address, known_hosts) = known_to_ssh(&folders.run, &object)?;
     if let Some(namespaces) = &host.namespaces {
         // The runtime above is gone: this process has one thread again, as joining a user namespace needs.
         stoke_node::namespaces::enter(namespaces).context("cannot enter the installation's namespaces")?;
@@ -39,6 +38,15 @@ pub(crate) fn run(folders: &Folders, ssh: &Ssh) -> anyhow::Result<ExitCode> {
         std::io::ErrorKind::NotFound => Err(Failure::hinted("there is no ssh program here", hint)),
         _ => Err(error).context("cannot start ssh"),
     }
+}
+
+/// A machine as ssh knows it: a name for its keys, its address, and the file with its keys, written into a folder now.
+pub(crate) fn known_to_ssh(run: &Path, object: &AnyObject) -> anyhow::Result<(String, Ipv4Addr, PathBuf)> {
+    let reference = object.reference();
+    let why = ready_condition(object).map(|condition| condition.message.as_str()).unwrap_or_default();
+    let (address, keys) = way_in(&reference, node_of(object), why)?;
+    let known_hosts = write_known_hosts(run, &reference, &keys)?;
+    Ok((alias(&reference), address, known_hosts))
 }
 
 async fn ask(folders: &Folders, reference: &ObjectRef) -> anyhow::Result<(HostInfo, AnyObject)> {
@@ -81,9 +89,9 @@ fn alias(reference: &ObjectRef) -> String {
     format!("{}.{namespace}.{}", reference.name, reference.kind.singular())
 }
 
-fn write_known_hosts(folders: &Folders, reference: &ObjectRef, keys: &[String]) -> anyhow::Result<PathBuf> {
+fn write_known_hosts(run: &Path, reference: &ObjectRef, keys: &[String]) -> anyhow::Result<PathBuf> {
     let alias = alias(reference);
-    let folder = folders.run.join("known_hosts");
+    let folder = run.join("known_hosts");
     fs_err::create_dir_all(&folder)?;
     let lines: Vec<_> = keys.iter().map(|key| format!("{alias} {}\n", key.trim())).collect();
     let (path, new) = (folder.join(&alias), folder.join(format!(".{alias}.{}", std::process::id())));

@@ -32,12 +32,17 @@ pub(crate) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> 
     runtime.block_on(async {
         let mut files = Watched::load(&files.paths)?;
         let client = Client::new(&folders.control_socket())?;
-        if client.is_alive().await? { hand_over(&client, &mut files).await } else { live(folders, client, files).await }
+        if client.is_alive().await? {
+            hand_over(folders, &client, &mut files).await
+        } else {
+            live(folders, client, files).await
+        }
     })
 }
 
 /// Another `stoke up` runs already: it gets the files.
-async fn hand_over(client: &Client, files: &mut Watched) -> anyhow::Result<ExitCode> {
+async fn hand_over(folders: &Folders, client: &Client, files: &mut Watched) -> anyhow::Result<ExitCode> {
+    super::export::check(folders, &files.paths)?;
     let applied = files.apply(client).await?;
     let host = client.host().await?;
     output::print(&changes(&applied))?;
@@ -51,6 +56,7 @@ async fn hand_over(client: &Client, files: &mut Watched) -> anyhow::Result<ExitC
 
 async fn live(folders: &Folders, client: Client, mut files: Watched) -> anyhow::Result<ExitCode> {
     check_first(folders, &files.loaded)?;
+    super::export::restore(folders, &files.paths)?;
     quiet_tracing();
     let began = Instant::now();
     let options = stoke_host::up::UpOptions { state: folders.state.clone(), run: folders.run.clone() };

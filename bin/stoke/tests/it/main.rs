@@ -4,7 +4,9 @@
 
 mod bmc;
 mod cli;
+mod cluster;
 mod console;
+mod export;
 mod images;
 mod installation;
 #[cfg(test)]

@@ -192,7 +192,8 @@ fn read_kind(document: &Node, walk: &mut Walk<'_>) -> Option<Kind> {
 }
 
 /// Fields of `metadata` that people do not write.
-const STORE_FIELDS: [&str; 5] = ["uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp"];
+const STORE_FIELDS: [&str; 6] =
+    ["uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp", "ownerReferences"];
 
 /// The object as JSON, tagged by its kind. `status` and what the store writes is refused.
 fn walk_object(kind: Kind, document: &Node, walk: &mut Walk<'static>) -> Value {

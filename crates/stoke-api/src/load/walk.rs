@@ -73,7 +73,7 @@ impl<'a> Walk<'a> {
             return Value::Null;
         }
         match (schema.sort(), &node.content) {
-            (Sort::Object, Content::Map(entries)) => self.object(schema, entries, field, here),
+            (Sort::Object | Sort::Reference, Content::Map(entries)) => self.object(schema, entries, field, here),
             (Sort::Map, Content::Map(entries)) => self.map(schema, entries, field),
             (Sort::List, Content::List(items)) => self.list(schema, items, field),
             (Sort::Object | Sort::Map | Sort::List, _) => self.mismatch(schema, node, field, here),
@@ -153,6 +153,7 @@ impl<'a> Walk<'a> {
             Sort::Object => ("a map of fields", fields_hint(schema)),
             Sort::Map => ("a map", None),
             Sort::List => ("a list", Some("write it as [a, b] or as lines that begin with -".to_owned())),
+            Sort::Reference => ("a name", Some("or write {namespace: NAMESPACE, name: NAME}".to_owned())),
             _ => ("a single value", None),
         };
         self.wrong(at, field, format!("must be {wanted} and is {is}"), hint);
@@ -222,7 +223,7 @@ fn text_form(schema: Schema<'_>, text: &str) -> Option<String> {
     match (schema.definition().unwrap_or_default(), schema.format()) {
         ("MacAddr", _) => message::<MacAddr>(text),
         ("Digest", _) => message::<Digest>(text),
-        ("ObjectName", _) => message::<ObjectName>(text),
+        ("ObjectName" | "TargetRef", _) => message::<ObjectName>(text),
         ("LinkName", _) => message::<LinkName>(text),
         ("Bytes", _) => message::<Bytes>(text),
         ("Pool", _) => message::<Pool>(text),

@@ -103,18 +103,11 @@ pub struct Inventory {
 impl ClassSelector {
     /// Whether the labels are as it says. The inventory is another matter: it is known only when the machine has booted.
     pub fn fits_labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        let has = |(name, value): (&String, &String)| labels.get(name) == Some(value);
-        self.match_labels.iter().all(has) && self.match_expressions.iter().all(|expression| expression.holds(labels))
+        fits(&self.match_labels, &self.match_expressions, labels)
     }
 
     fn check(&self, at: &str, problems: &mut Vec<Problem>) {
-        for (index, expression) in self.match_expressions.iter().enumerate() {
-            let wants_values = matches!(expression.operator, LabelOperator::In | LabelOperator::NotIn);
-            if wants_values == expression.values.is_empty() {
-                let message = if wants_values { "name at least one value" } else { "this operator takes no values" };
-                problems.push(Problem::new(format!("{at}.matchExpressions[{index}].values"), message));
-            }
-        }
+        check_expressions(&self.match_expressions, at, problems);
         let inventory = &self.inventory;
         let crossed = |low: Option<u64>, high: Option<u64>| low.zip(high).is_some_and(|(low, high)| low > high);
         if crossed(inventory.min_memory.map(|bytes| bytes.0), inventory.max_memory.map(|bytes| bytes.0)) {
@@ -130,6 +123,31 @@ impl ClassSelector {
         if inventory.product.as_deref().is_some_and(str::is_empty) {
             problems
                 .push(Problem::new(format!("{at}.inventory.product"), "write the maker or model, with * for any text"));
+        }
+    }
+}
+
+/// Whether labels are as a selector says.
+pub(super) fn fits(
+    wanted: &BTreeMap<String, String>,
+    expressions: &[LabelExpression],
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    let has = |(name, value): (&String, &String)| labels.get(name) == Some(value);
+    wanted.iter().all(has) && expressions.iter().all(|expression| expression.holds(labels))
+}
+
+/// What is wrong with a selector's expressions.
+pub(super) fn check_expressions<'a>(
+    expressions: impl IntoIterator<Item = &'a LabelExpression>,
+    at: &str,
+    problems: &mut Vec<Problem>,
+) {
+    for (index, expression) in expressions.into_iter().enumerate() {
+        let wants_values = matches!(expression.operator, LabelOperator::In | LabelOperator::NotIn);
+        if wants_values == expression.values.is_empty() {
+            let message = if wants_values { "name at least one value" } else { "this operator takes no values" };
+            problems.push(Problem::new(format!("{at}.matchExpressions[{index}].values"), message));
         }
     }
 }

@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DiskRoot, FarmClass, ImagePin, Inventory, LtspFile, MinimumVersion, NbdTls, NodeConfig, NodeTpm, Problem,
-    RolloutStatus, UpdateSpec,
+    Access, DiskRoot, FarmClass, FarmPlacement, ImagePin, Inventory, JoinSpec, LtspFile, MinimumVersion, NbdTls,
+    NodeConfig, NodeTpm, Problem, RolloutStatus, TargetRef, UpdateSpec,
 };
 use crate::Condition;
-use crate::names::{Digest, ObjectName};
+use crate::names::Digest;
 use crate::node::{LayerUse, Phase};
 
 /// A boot service on a LAN.
@@ -18,16 +18,19 @@ use crate::node::{LayerUse, Phase};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FarmSpec {
     /// The LAN that it serves.
-    pub lan: ObjectName,
+    pub lan: TargetRef,
     /// The image that its nodes boot.
-    pub image: ObjectName,
+    pub image: TargetRef,
     /// How nodes boot.
     #[serde(default)]
     pub boot: BootSpec,
-    /// Addresses that it serves on, one farm server each, all alike: nodes are spread over them, and any may fail. The
-    /// LAN's gateway if empty.
+    /// Addresses that it serves on, one farm server each, all alike: nodes are spread over them, and any may fail. If empty,
+    /// the LAN's gateway; in a cluster one of the LAN's first subnet that is free.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Ipv4Addr>,
+    /// Where its servers are, if its LAN is `external`: in a cluster alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<FarmPlacement>,
     /// What machines get that no object names.
     #[serde(default)]
     pub unknown_clients: UnknownClients,
@@ -57,6 +60,12 @@ pub struct FarmSpec {
     /// How nodes go over to another version of the image. If absent, each gets it when it happens to boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<UpdateSpec>,
+    /// How its nodes join a Kubernetes cluster by themselves. They do not if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinSpec>,
+    /// Whose machines it feeds. `Server`s are in no namespace, and any may be fed.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 /// How nodes boot.
@@ -212,7 +221,7 @@ pub enum Trust {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FarmStatus {
-    /// Conditions: `Ready`, `NetworkTrust`, `BootPrograms`, `Updating`, `UpdateStopped`.
+    /// Conditions: `Ready`, `NetworkTrust`, `BootPrograms`, `Joining`, `Updating`, `UpdateStopped`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
@@ -305,10 +314,14 @@ impl FarmSpec {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
         problems.extend(super::class::check(&self.classes));
+        problems.extend(self.join.iter().flat_map(|join| join.check("spec.join")));
+        problems.extend(self.access.check());
         problems.extend(self.update.iter().flat_map(|update| update.check("spec.update")));
+        let placed = |placement: &FarmPlacement| placement.check(&self.addresses, self.boot.tftp);
+        problems.extend(self.placement.iter().flat_map(placed));
         problems.extend(super::image_version::check_keys(&self.image_keys));
         problems.extend(self.boot.nbd_tls.iter().flat_map(|tls| tls.check(self.boot.root)));
-        if let Some(pin) = self.minimum_version.as_ref().filter(|pin| pin.image != self.image) {
+        if let Some(pin) = self.minimum_version.as_ref().filter(|pin| pin.image != self.image.name) {
             let message = format!("{pin} is a version of another image than {}", self.image);
             problems.push(Problem::new("spec.minimumVersion", message));
         }

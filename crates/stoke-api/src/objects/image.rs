@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::debian::DebianSource;
 use super::image_source::{ContainerfileSource, OciSource, TreeSource};
 use super::root_form::RootForm;
-use super::{ImageVersion, Problem};
+use super::{Access, ImageVersion, Problem};
 use crate::Condition;
 use crate::names::Digest;
 
@@ -27,6 +27,9 @@ pub struct ImageSpec {
     /// How many older versions are kept.
     #[serde(default = "three")]
     pub revision_history_limit: u32,
+    /// Whose farms may hand it out.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 fn amd64() -> Vec<Architecture> {
@@ -136,6 +139,7 @@ impl ImageSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
+        problems.extend(self.access.check());
         self.source.check(&mut problems);
         if self.architectures.is_empty() {
             problems.push(Problem::new("spec.architectures", "name at least one architecture, for example amd64"));

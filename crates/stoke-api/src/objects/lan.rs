@@ -1,6 +1,7 @@
 //! `Lan`: a layer-2 segment with its subnets, DHCP, DNS and way out.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Access, Problem};
 use crate::Condition;
 use crate::names::{LinkName, MacAddr};
 
@@ -38,6 +39,32 @@ pub struct LanSpec {
     #[serde(default = "mtu_1500")]
     #[schemars(range(min = 1280, max = 9216))]
     pub mtu: u16,
+    /// How its parts on the nodes of a cluster are one segment.
+    #[serde(default, skip_serializing_if = "OverlaySpec::is_default")]
+    pub overlay: OverlaySpec,
+    /// Whether the segment is somebody else's and is only described here, so that a farm can serve it: no bridge is laid, no
+    /// router runs, no machine of ours is on it. Its own DHCP server says where the farm is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// Who may be on it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
+}
+
+/// How a segment's parts on the nodes of a cluster are one: a VXLAN between all of them. On one host it says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OverlaySpec {
+    /// Its network identifier, which no other segment of the cluster has; one that is free if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_215))]
+    pub vni: Option<u32>,
+}
+
+impl OverlaySpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn mtu_1500() -> u16 {
@@ -228,6 +255,10 @@ pub enum Egress {
 pub struct Uplink {
     /// Its name on the host.
     pub interface: LinkName,
+    /// In a cluster, labels of the nodes whose interface it is; all nodes if empty. Two nodes that are on one wire with it make
+    /// a loop of that and the overlay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// What is known of a LAN.
@@ -249,24 +280,43 @@ pub struct LanStatus {
     /// Addresses that pools and reservations could give out.
     #[serde(default)]
     pub capacity: u32,
+    /// The network identifier of its overlay, in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
 }
 
 impl LanSpec {
     /// How our DHCP server behaves: beside a server that the uplinks may lead to, unless it is said.
     pub fn dhcp_mode(&self) -> DhcpMode {
-        let default = if self.uplinks.is_empty() { DhcpMode::Authoritative } else { DhcpMode::Proxy };
+        let default = match self.uplinks.is_empty() {
+            _ if self.external => DhcpMode::Off,
+            true => DhcpMode::Authoritative,
+            false => DhcpMode::Proxy,
+        };
         self.dhcp.mode.unwrap_or(default)
     }
 
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = self.access.check();
+        if self.overlay.vni.is_some_and(|vni| !(1..1 << 24).contains(&vni)) {
+            problems.push(Problem::new("spec.overlay.vni", "a network identifier is between 1 and 16777215"));
+        }
         if self.subnets.is_empty() {
             problems.push(Problem::new("spec.subnets", "name at least one subnet: {name: v4, cidr: 10.10.0.0/24}"));
         }
         if !self.subnets.is_empty() && self.subnets.iter().all(|subnet| subnet.relayed) {
             let message = "every subnet is behind a relay: name the one that the LAN itself has, too";
             problems.push(Problem::new("spec.subnets", message));
+        }
+        if self.external && !self.uplinks.is_empty() {
+            let message = "an external LAN is not laid, so nothing joins it: remove the uplinks, or external";
+            problems.push(Problem::new("spec.uplinks", message));
+        }
+        if self.external && self.dhcp_mode() != DhcpMode::Off {
+            let message = "an external LAN has its own DHCP server, which names the farm; for one of ours, make the LAN \
+                           with uplinks";
+            problems.push(Problem::new("spec.dhcp.mode", message));
         }
         for (index, subnet) in self.subnets.iter().enumerate() {
             let earlier = self.subnets.iter().take(index);

@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Enrolment, ImagePin, NodeConfig, NodeState, Problem, VmDisk, disk};
+use super::{
+    Enrolment, ImagePin, MachinePort, NodeConfig, NodeState, Problem, Scheduling, ServiceType, TargetRef, VmDisk, disk,
+    machine_port,
+};
 use crate::names::{Bytes, Digest, MacAddr, ObjectName};
 use crate::{Condition, LinkName};
 
@@ -18,10 +21,17 @@ pub struct MachineSpec {
     pub vm: Option<VmSpec>,
     /// The farm that feeds it, if it boots from the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub farm: Option<ObjectName>,
+    pub farm: Option<TargetRef>,
     /// Network interfaces; keyed by `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,
+    /// Ports of its first interface that a Service of its name leads to, in a cluster; keyed by `name`. On one host nothing
+    /// does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<MachinePort>,
+    /// From where that Service is reached.
+    #[serde(default, skip_serializing_if = "ServiceType::is_default")]
+    pub service_type: ServiceType,
     /// When it runs.
     #[serde(default)]
     pub run_strategy: RunStrategy,
@@ -29,6 +39,9 @@ pub struct MachineSpec {
     /// digest. What its farm hands out if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImagePin>,
+    /// Where it runs in a cluster.
+    #[serde(default, skip_serializing_if = "Scheduling::is_default")]
+    pub scheduling: Scheduling,
     /// Configuration that goes over the farm's.
     #[serde(default)]
     pub config: NodeConfig,
@@ -118,7 +131,7 @@ pub struct Nic {
     /// Its name in this machine's description.
     pub name: ObjectName,
     /// The LAN that it is on.
-    pub lan: ObjectName,
+    pub lan: TargetRef,
     /// Its link-layer address; one made from the machine's name if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
@@ -133,8 +146,12 @@ pub enum RunStrategy {
     /// Always: it is started again when it ends.
     #[default]
     Always,
+    /// Until it has ended well: it is started again when its hypervisor fails, not when its system switched it off.
+    RerunOnFailure,
     /// Once: it is not started again when it has ended by itself.
     Once,
+    /// When somebody asks for it: from `stoke start` until it ends by itself, or `stoke stop`.
+    Manual,
     /// Not at all.
     Halted,
 }
@@ -153,7 +170,7 @@ pub enum Power {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineStatus {
-    /// Conditions: `Ready`, `Running`, `Accelerated`, and `WritableLayer` once that has been full.
+    /// Conditions: `Ready`, `Running`, `Accelerated`, `Exposed` if it has ports, and `WritableLayer` once that has been full.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The generation that the status is about.
@@ -165,6 +182,9 @@ pub struct MachineStatus {
     /// Set by `stoke stop`, taken back by `stoke start`; the run strategy stays as it is written.
     #[serde(default)]
     pub stop_requested: bool,
+    /// With `runStrategy: Manual`, set by `stoke start`; taken back by `stoke stop`, and when it has ended by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start_requested: bool,
     /// The version that it gets when it boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
@@ -193,6 +213,8 @@ impl MachineSpec {
     /// What is well-formed and still wrong.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.config.check("spec.config");
+        problems.extend(self.scheduling.check("spec.scheduling"));
+        problems.extend(machine_port::check(&self.ports, self.nics.len()));
         match &self.vm {
             None => problems.push(Problem::new("spec", "name one variant: vm")),
             Some(vm) => self.check_vm(vm, &mut problems),

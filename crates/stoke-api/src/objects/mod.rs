@@ -11,12 +11,18 @@ mod farm;
 mod image;
 mod image_source;
 mod image_version;
+mod join;
 mod lan;
 mod ltsp;
 mod machine;
+mod machine_port;
+mod machine_set;
 mod nbd;
 pub mod node_config;
+mod placement;
+mod reference;
 mod root_form;
+mod scheduling;
 mod secret;
 mod server;
 mod trust;
@@ -41,22 +47,30 @@ pub use farm::{
 pub use image::{Architecture, Forms, ImageSource, ImageSpec, ImageStatus, NetbootForm};
 pub use image_source::{ContainerfileSource, OciSource, TreeSource, image_bases};
 pub use image_version::ImageVersion;
-pub use lan::{DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, Pool, Reservation, Subnet, Uplink};
+pub use join::{JOIN_SECRET, JoinSpec, is_join_secret, join_secret};
+pub use lan::{
+    DhcpMode, DhcpSpec, DnsSpec, Egress, Ipv6Spec, LanSpec, LanStatus, OverlaySpec, Pool, Reservation, Subnet, Uplink,
+};
 pub use ltsp::{Compatibility, LtspFile};
 pub use machine::{BootFrom, BootOrder, Firmware, MachineSpec, MachineStatus, Nic, Power, RunStrategy, Uefi, VmSpec};
+pub use machine_port::{MachinePort, ServiceType};
+pub use machine_set::{MACHINE_SET_LABEL, MachineSetSpec, MachineSetStatus, MachineTemplate, TemplateMetadata};
 pub use nbd::NbdTls;
 pub use node_config::{
     BondMode, BondSpec, BridgeSpec, DnsClient, DropIn, FileEntry, FileMode, Hook, HookFailure, HookTime, HostEntry,
     InterfaceSpec, KubeletSpec, ModuleEntry, MountEntry, NodeConfig, RegistryMirror, RuntimeSpec, SwapEntry, UnitEntry,
     User, VlanSpec,
 };
+pub use placement::{FarmPlacement, HostNetwork, LoadBalancer};
+pub use reference::{Access, AccessFrom, LabelSelector, NAMESPACE_LABEL, TargetRef};
 pub use root_form::{Cleanup, Compression, RootForm, RootFormat};
+pub use scheduling::{AntiAffinity, Scheduling, TaintEffect, Toleration, TolerationOperator};
 pub use secret::{SecretRef, SecretSource};
 pub use server::{ClusterRef, ServerSpec, ServerStatus};
 pub use trust::{Enrolment, MinimumVersion, NodeTpm, TpmSpec, Verdict};
 pub use update::{
-    FAILED_BOOTS, HealthGate, ImagePin, NodeUpdate, RebootWay, Rehearsal, RehearsalPhase, RehearsalSpec, RolloutPhase,
-    RolloutStatus, UpdatePhase, UpdateSpec,
+    DrainSpec, FAILED_BOOTS, HealthGate, ImagePin, NodeDrain, NodeUpdate, RebootWay, Rehearsal, RehearsalPhase,
+    RehearsalSpec, RolloutPhase, RolloutStatus, UpdatePhase, UpdateSpec,
 };
 
 use crate::meta::{Metadata, ObjectRef};
@@ -71,11 +85,12 @@ pub enum Kind {
     Farm,
     Server,
     Machine,
+    MachineSet,
 }
 
 impl Kind {
     /// All kinds, in the order in which one needs the next.
-    pub const ALL: [Self; 5] = [Self::Image, Self::Lan, Self::Farm, Self::Server, Self::Machine];
+    pub const ALL: [Self; 6] = [Self::Image, Self::Lan, Self::Farm, Self::Server, Self::Machine, Self::MachineSet];
 
     /// As in a command line: `machine`.
     pub fn singular(self) -> &'static str {
@@ -85,6 +100,7 @@ impl Kind {
             Self::Farm => "farm",
             Self::Server => "server",
             Self::Machine => "machine",
+            Self::MachineSet => "machineset",
         }
     }
 
@@ -96,6 +112,7 @@ impl Kind {
             Self::Farm => "farms",
             Self::Server => "servers",
             Self::Machine => "machines",
+            Self::MachineSet => "machinesets",
         }
     }
 
@@ -107,6 +124,7 @@ impl Kind {
             Self::Farm => "sfarm",
             Self::Server => "ssrv",
             Self::Machine => "smach",
+            Self::MachineSet => "smset",
         }
     }
 
@@ -124,7 +142,7 @@ impl fmt::Display for Kind {
 
 /// A word that names no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no kind is called {0:?}; kinds are images, lans, farms, servers, machines")]
+#[error("no kind is called {0:?}; kinds are images, lans, farms, servers, machines, machinesets")]
 pub struct UnknownKind(pub String);
 
 impl FromStr for Kind {
@@ -155,13 +173,13 @@ pub struct Object<Spec, Status> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 #[expect(missing_docs, reason = "each is documented where its spec is")]
-#[expect(clippy::large_enum_variant, reason = "objects are few, and passed on by reference")]
 pub enum AnyObject {
     Image(Object<ImageSpec, ImageStatus>),
     Lan(Object<LanSpec, LanStatus>),
     Farm(Object<FarmSpec, FarmStatus>),
     Server(Object<ServerSpec, ServerStatus>),
     Machine(Object<MachineSpec, MachineStatus>),
+    MachineSet(Object<MachineSetSpec, MachineSetStatus>),
 }
 
 /// Applies one expression to the object inside, whatever its kind.
@@ -173,6 +191,7 @@ macro_rules! each {
             AnyObject::Farm($object) => $body,
             AnyObject::Server($object) => $body,
             AnyObject::Machine($object) => $body,
+            AnyObject::MachineSet($object) => $body,
         }
     };
 }
@@ -186,6 +205,7 @@ impl AnyObject {
             Self::Farm(_) => Kind::Farm,
             Self::Server(_) => Kind::Server,
             Self::Machine(_) => Kind::Machine,
+            Self::MachineSet(_) => Kind::MachineSet,
         }
     }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use conflicts::Conflict;
 pub use kubernetes::{KubeletSpec, RegistryMirror, RuntimeSpec};
+pub(super) use kubernetes::{label_key, label_value, taint};
 pub use network::{BondMode, BondSpec, BridgeSpec, DnsClient, HostEntry, InterfaceSpec, VlanSpec};
 pub use storage::{FileEntry, FileMode, MountEntry, SwapEntry};
 pub use system::{DropIn, Hook, HookFailure, HookTime, ModuleEntry, UnitEntry, User};

@@ -22,6 +22,10 @@ pub struct SecretRef {
     /// A file on the host that `stoke up` runs on. Never in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+    /// The namespace of the `Secret`, where that is not the farm's. People do not write it: it is that of the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub namespace: Option<ObjectName>,
 }
 
 /// The one place that a valid [`SecretRef`] names.
@@ -54,6 +58,9 @@ impl SecretRef {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !key.is_empty() && key.len() <= 253 && key.chars().all(allowed)
         };
+        if super::is_join_secret(self) {
+            return vec![Problem::new(format!("{at}.secret"), "this name is kept for nodes that join a cluster")];
+        }
         match self.source() {
             None => vec![Problem::new(at, "name one place: {secret: NAME, key: KEY}, or {file: PATH}")],
             Some(SecretSource::Secret { key: text, .. }) if !key(text) => {
@@ -72,7 +79,10 @@ impl fmt::Display for SecretRef {
     /// same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.source() {
-            Some(SecretSource::Secret { name, key }) => write!(f, "{name}/{key}"),
+            Some(SecretSource::Secret { name, key }) => match &self.namespace {
+                Some(namespace) => write!(f, "{namespace}/{name}/{key}"),
+                None => write!(f, "{name}/{key}"),
+            },
             Some(SecretSource::File(file)) => write!(f, "{}", file.display()),
             None => f.write_str("no secret"),
         }
@@ -96,6 +106,7 @@ mod tests {
             assert_eq!(problems(wrong), ["spec.x"], "{wrong}");
         }
         assert_eq!(problems(r#"{"secret":"a","key":"b/c"}"#), ["spec.x.key"]);
+        assert_eq!(problems(r#"{"secret":"stokehold-join","key":"server.other"}"#), ["spec.x.secret"]);
         assert_eq!(problems(r#"{"file":"x"}"#), ["spec.x.file"]);
     }
 }

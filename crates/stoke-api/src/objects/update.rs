@@ -46,6 +46,24 @@ pub struct UpdateSpec {
     /// Let the running kernel start the new one where it can, without firmware.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kexec: bool,
+    /// How nodes of the cluster that Stokehold runs in are freed of their pods before they are rebooted.
+    #[serde(default, skip_serializing_if = "DrainSpec::is_default")]
+    pub drain: DrainSpec,
+}
+
+/// How a node that has joined the cluster which Stokehold runs in is freed of its pods: as `kubectl drain
+/// --ignore-daemonsets --delete-emptydir-data` does it. Budgets for disruption (`PodDisruptionBudget`) hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DrainSpec {
+    /// Minutes that it may take until all pods have gone. Then the update stops and says what is in the way; nothing is ever
+    /// ended by force.
+    #[serde(default = "half_an_hour")]
+    #[schemars(range(min = 1))]
+    pub limit_minutes: u32,
+    /// End pods, too, that nobody makes again elsewhere: those without a controller. They keep their node waiting otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standalone_pods: bool,
 }
 
 /// When a node counts as well with a version.
@@ -89,6 +107,10 @@ fn quarter_of_an_hour() -> u32 {
     15
 }
 
+fn half_an_hour() -> u32 {
+    30
+}
+
 fn one_gibibyte() -> Bytes {
     Bytes(1 << 30)
 }
@@ -96,6 +118,18 @@ fn one_gibibyte() -> Bytes {
 impl Default for HealthGate {
     fn default() -> Self {
         Self { minutes: one(), limit_minutes: quarter_of_an_hour() }
+    }
+}
+
+impl Default for DrainSpec {
+    fn default() -> Self {
+        Self { limit_minutes: half_an_hour(), standalone_pods: false }
+    }
+}
+
+impl DrainSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -109,6 +143,7 @@ impl UpdateSpec {
             zero("maxUnavailable", self.max_unavailable),
             zero("failedBoots", self.failed_boots),
             zero("healthGate.limitMinutes", self.health_gate.limit_minutes),
+            zero("drain.limitMinutes", self.drain.limit_minutes),
             self.rehearsal.as_ref().and_then(|rehearsal| zero("rehearsal.cpus", rehearsal.cpus)),
         ];
         let mut problems: Vec<_> = zeroes.into_iter().flatten().collect();
@@ -327,9 +362,29 @@ pub struct NodeUpdate {
     /// How often it was told so, by way. These only grow: whoever carries them out compares.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reboots: BTreeMap<RebootWay, u64>,
+    /// Its node in the cluster, while that is kept out of use for this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<NodeDrain>,
+    /// Whether its pods did not go in time: it is left alone until `stoke rollout resume`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undrained: bool,
     /// What is wrong.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+}
+
+/// A node of the cluster that is kept out of use: cordoned, and free of pods before it is rebooted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDrain {
+    /// The `Node`.
+    pub name: String,
+    /// Since when: milliseconds since 1970.
+    pub since_ms: u64,
+    /// The boot that ran there when it was told to reboot (`status.nodeInfo.bootID`): what the cluster says of that one is of
+    /// the past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 impl NodeUpdate {
@@ -347,6 +402,8 @@ pub enum UpdatePhase {
     Settled,
     /// It gets the version when it boots, or when its turn to be rebooted comes.
     Waiting,
+    /// Its pods in the cluster go elsewhere before it is told to reboot.
+    Draining,
     /// It was told to reboot.
     Booting,
     /// It is ready, and must stay so for a while.
@@ -410,7 +467,9 @@ mod tests {
         assert_eq!(fields(r#"{"waves":[10,50,100],"rehearsal":{}}"#), [""; 0]);
         assert_eq!(fields(r#"{"waves":[50,10]}"#), ["spec.update.waves"]);
         assert_eq!(fields(r#"{"waves":[101]}"#), ["spec.update.waves"]);
-        let zeroes = fields(r#"{"maxUnavailable":0,"failedBoots":0,"healthGate":{"limitMinutes":0}}"#);
-        assert_eq!(zeroes.len(), 3, "{zeroes:?}");
+        let zeroes = fields(
+            r#"{"maxUnavailable":0,"failedBoots":0,"healthGate":{"limitMinutes":0},"drain":{"limitMinutes":0}}"#,
+        );
+        assert_eq!(zeroes.len(), 4, "{zeroes:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::meta::ObjectRef;
@@ -71,6 +72,9 @@ pub struct FarmConfig {
     pub replica: u32,
     /// Address that everything is served on.
     pub address: Ipv4Addr,
+    /// Where it listens, if not on that address itself: it is behind a load balancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Ipv4Addr>,
     /// Addresses of all replicas, this one's among them.
     #[serde(default)]
     pub replicas: Vec<Ipv4Addr>,
@@ -146,6 +150,25 @@ pub struct FarmConfig {
     /// Where all replicas keep the SSH host keys of nodes; nowhere if empty.
     #[serde(default)]
     pub host_keys: PathBuf,
+    /// Its own port on the LAN, if it has a network namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<FarmPort>,
+}
+
+/// A farm's own port on its LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmPort {
+    /// The `Lan`.
+    pub lan: ObjectRef,
+    /// Its address, with the prefix length of its subnet.
+    pub address: Ipv4Net,
+    /// Its IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Net>,
+    /// The LAN's router, if nodes of other subnets are behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
 }
 
 fn ethernet() -> u16 {

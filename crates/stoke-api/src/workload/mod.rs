@@ -5,6 +5,7 @@
 //! `GET /status` there: one of the types in [`crate::report`]. So a role needs no store, and goes on without anybody.
 
 mod farm;
+pub mod pod;
 mod router;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,11 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub use farm::{Architecture, BlobRef, ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, LtspFiles, turned};
-pub use router::{RouterConfig, RouterHost, RouterIpv6, RouterSubnet};
+pub use farm::{
+    Architecture, BlobRef, ConfigScope, FarmBoot, FarmConfig, FarmImage, FarmNode, FarmPort, LtspFiles, turned,
+};
+pub use pod::{TCG_OVERHEAD, vm_overhead};
+pub use router::{FORWARDS, Forward, RouterConfig, RouterHost, RouterIpv6, RouterSubnet};
 
 use crate::meta::ObjectRef;
 use crate::names::{Bytes, LinkName, MacAddr};

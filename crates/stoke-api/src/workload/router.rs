@@ -42,7 +42,32 @@ pub struct RouterConfig {
     pub farms: BTreeMap<String, FarmBoot>,
     /// Journal of leases.
     pub leases: PathBuf,
+    /// Ports of machines that it passes on to, in a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// A copy of a journal that a new one begins with, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<PathBuf>,
 }
+
+/// A port of a machine that a router's pod passes on to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forward {
+    /// The machine.
+    pub owner: ObjectRef,
+    /// What the machine calls the port.
+    pub name: String,
+    /// TCP port that the router listens on, outside of the LAN.
+    pub listen: u16,
+    /// The machine's interface: its address is the host's own, or that of its lease.
+    pub mac: MacAddr,
+    /// The machine's TCP port.
+    pub port: u16,
+}
+
+/// Where [`Forward::listen`] lies: no port that clients are given by Linux (`ip_local_port_range`), and none of ours.
+pub const FORWARDS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// IPv6 as the router needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -103,6 +103,25 @@ const RC_BEGINS: &str = r"{
     if [ -f /etc/rc.local ]; then sed '/^exit 0/d' /etc/rc.local; else echo '#!/bin/sh -e'; fi
 ";
 
+/// In rc.local, before lines that join a cluster. Where the farm says so ([`stoke_api::objects::JoinSpec`]) the kubelet has what it
+/// needs, with a token of this boot, and joins without kubeadm, which would find its files there and give up: such a line then
+/// waits for that, about as long as kubeadm would, and until the cluster knows the node if somebody can ask: lines behind it may
+/// give it labels.
+const KUBEADM: &str = r#"kubeadm() {
+    if [ "$1" != join ] || [ ! -f /etc/kubernetes/bootstrap-kubelet.conf ]; then
+        command kubeadm "$@"
+        return
+    fi
+    ltsp_left=300
+    until [ -f /etc/kubernetes/kubelet.conf ] && { ! command -v kubectl >/dev/null ||
+        kubectl --kubeconfig /etc/kubernetes/kubelet.conf get node "$(hostname)" >/dev/null 2>&1; }; do
+        ltsp_left=$((ltsp_left - 1))
+        [ "$ltsp_left" -gt 0 ] || { echo "the kubelet has not joined: journalctl -u kubelet" >&2; return 1; }
+        sleep 1
+    done
+}
+"#;
+
 /// systemd has the unit that runs it, and a generator that starts the unit if there is such a file; images may do without.
 const RC_ENDS: &str = r#"    echo 'exit 0'
 } >/etc/rc.local.ltsp
@@ -253,8 +272,47 @@ fn system(script: &mut String, program: &Program) {
         return;
     }
     script.push_str(RC_BEGINS);
+    if program.variables.iter().any(|value| value.assignment.value.contains("kubeadm")) {
+        let _ = write!(script, "    cat <<'LTSP_KUBEADM'\n{KUBEADM}LTSP_KUBEADM\n");
+    }
     for key in &program.rc_lines {
         let _ = writeln!(script, "    printf '%s\\n' \"${key}\"");
     }
     script.push_str(RC_ENDS);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::KUBEADM;
+
+    /// Runs a line behind the function, in a folder that stands for that of Kubernetes; what it printed, and whether it went well.
+    fn run(folder: &std::path::Path, line: &str) -> (String, bool) {
+        // The cluster knows the node if there is such a file.
+        let known = format!("#!/bin/sh\ntest -f {}/known\n", folder.display());
+        for (name, script) in [("kubeadm", "#!/bin/sh\necho kubeadm \"$@\"\n"), ("kubectl", &known)] {
+            std::fs::write(folder.join(name), script).unwrap();
+            std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let function = KUBEADM.replace("/etc/kubernetes", &folder.to_string_lossy()).replace("sleep 1", "sleep 0");
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let mut shell = std::process::Command::new("sh");
+        let output = shell.args(["-euc", &format!("{function}{line}\necho after")]).env("PATH", path).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    }
+
+    #[test]
+    fn an_old_line_that_joins_waits_for_the_kubelet_where_the_farm_lets_nodes_join() {
+        let folder = tempfile::tempdir().unwrap();
+        let join = "kubeadm join 10.9.0.10:6443 --token abcdef.0123456789abcdef";
+        assert_eq!(run(folder.path(), join), (format!("{join}\nafter\n"), true), "the farm says nothing of joining");
+        std::fs::write(folder.path().join("bootstrap-kubelet.conf"), "").unwrap();
+        assert_eq!(run(folder.path(), "kubeadm version"), ("kubeadm version\nafter\n".to_owned(), true));
+        assert_eq!(run(folder.path(), join), (String::new(), false), "the lines behind it need a node that has joined");
+        std::fs::write(folder.path().join("kubelet.conf"), "").unwrap();
+        assert_eq!(run(folder.path(), join), (String::new(), false), "the cluster does not know the node yet");
+        std::fs::write(folder.path().join("known"), "").unwrap();
+        assert_eq!(run(folder.path(), join), ("after\n".to_owned(), true));
+    }
 }

@@ -90,8 +90,13 @@ fn the_old_farm_moves_as_it_is() {
     let script = &translation.config.hooks[0].script;
     is_a_script(script);
     let at = |what: &str| script.find(what).unwrap_or_else(|| panic!("{what} in {script}"));
-    let order =
-        ["\"$RCFILE_01_SSH_CONFIG\"", "\"$RCFILE_07_JOIN\"", "\"$RCFILE_08_LABEL\"", "sh -c \"$PREINIT_00_TIME"];
+    let order = [
+        "kubeadm() {",
+        "\"$RCFILE_01_SSH_CONFIG\"",
+        "\"$RCFILE_07_JOIN\"",
+        "\"$RCFILE_08_LABEL\"",
+        "sh -c \"$PREINIT_00_TIME",
+    ];
     assert!(order.map(at).is_sorted(), "{script}");
 }
 

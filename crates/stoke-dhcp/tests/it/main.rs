@@ -137,6 +137,17 @@ mod conversations {
     }
 
     #[test]
+    fn a_smaller_mtu_than_ethernets_is_told_to_who_does_not_ask() {
+        let mtu = |config: Config| {
+            let offer = told(&ask(&mut Server::new(config, []), &message(HOST, Type::Discover), START));
+            offer.opts().get(OptionCode::InterfaceMtu).cloned()
+        };
+        assert_eq!(mtu(config()), Some(DhcpOption::InterfaceMtu(1450)));
+        assert_eq!(mtu(Config { mtu: 1500, ..config() }), None);
+        assert_eq!(mtu(Config { mtu: 9000, ..config() }), None);
+    }
+
+    #[test]
     fn replies_find_clients_with_and_without_address_and_behind_relays() {
         let mut server = server();
         let mut asked = message(HOST, Type::Discover);

@@ -247,6 +247,7 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         farm: ObjectRef { kind: Kind::Farm, namespace: Some("default".parse().unwrap()), name: "lab".parse().unwrap() },
         replica: 0,
         address,
+        listen: None,
         replicas: vec![address],
         address6: None,
         mtu: 1500,
@@ -277,5 +278,6 @@ fn config(folder: &Path, address: Ipv4Addr, root: &[u8]) -> FarmConfig {
         boot_programs: BTreeMap::from([("snponly.efi".to_owned(), folder.join("snponly.efi"))]),
         state: folder.join("sessions"),
         host_keys: folder.join("host-keys"),
+        port: None,
     }
 }

@@ -65,7 +65,7 @@ fn world() -> World {
     let notes = Arc::new(LocalStore::open(&folders.store()).unwrap());
     let authority = Arc::new(Authority::open(&folders).unwrap());
     let store = Store::open(folders.images()).unwrap();
-    let images = Images::open(notes, store.clone(), authority, "1".to_owned(), folders.image_keys()).unwrap();
+    let images = Images::open(notes, store.clone(), authority, "1".to_owned(), folders.image_keys(), &[]).unwrap();
     World { folders, store, images, _state: state }
 }
 

@@ -9,7 +9,7 @@ use stoke_api::control::{Change, ObjectEvent, Refused};
 use stoke_api::meta::Truth;
 
 use crate::host::{Host, until};
-use crate::objects::{farm, image, lab, lan, machine, reference};
+use crate::objects::{farm, image, lab, lan, machine, machine_set, reference};
 
 const LAB: [&str; 4] = ["farm-default-lab", "node", "router-default-lab", "vm-default-node-1"];
 
@@ -108,6 +108,50 @@ async fn another_machine_disturbs_no_running_one() {
     assert!(applied.changes.contains(&(reference(Kind::Machine, "node-2"), Change::Deleted)), "{applied:?}");
     host.settled(&LAB).await;
     assert!(!host.state.path().join("run/workloads/vm-default-node-2").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sets_machines_come_and_go_with_its_number() {
+    let host = lab_runs().await;
+    let with_set = |replicas| [lab(), vec![machine_set("web", replicas)]].concat();
+    let applied = host.plan(&with_set(2)).await;
+    assert_eq!(applied.steps, ["make machine/web-0", "make machine/web-1"]);
+    host.apply(&with_set(2)).await;
+    host.settled(&[&LAB[..], &["vm-default-web-0", "vm-default-web-1"]].concat()).await;
+    let pids = host.pids().await;
+    // A machine that was deleted is made again, and one of a set belongs to no file.
+    let refused = host.try_apply(&[lab(), vec![machine_set("web", 2), machine("web-0")]].concat()).await;
+    assert!(refused.text().contains("it is one of machineset/web"), "{}", refused.text());
+    let path = "/v1/objects/machines/default/web-1";
+    assert_eq!(host.ask(Method::DELETE, path, &json!({})).await.status, StatusCode::NO_CONTENT);
+    until("it is there again", || async {
+        let again = host.pids().await;
+        again.get("vm-default-web-1").is_some_and(|pid| *pid != pids["vm-default-web-1"])
+    })
+    .await;
+    host.apply(&with_set(1)).await;
+    host.settled(&[&LAB[..], &["vm-default-web-0"]].concat()).await;
+    assert_eq!(host.pids().await["vm-default-web-0"], pids["vm-default-web-0"], "the other one is left alone");
+    // Without the set, without its machines.
+    host.apply(&lab()).await;
+    host.settled(&LAB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manual_machine_starts_when_somebody_asks() {
+    let host = Host::start().await;
+    let mut objects = lab();
+    if let Some(stoke_api::AnyObject::Machine(machine)) = objects.last_mut() {
+        machine.spec.run_strategy = stoke_api::objects::RunStrategy::Manual;
+    }
+    host.apply(&objects).await;
+    let node = reference(Kind::Machine, "node-1");
+    until("it waits to be started", || async { host.condition(&node, "Ready").await.1 == "Stopped" }).await;
+    let path = "/v1/power/machines/default/node-1";
+    assert_eq!(host.ask(Method::POST, path, &json!({"action": "Start"})).await.status, StatusCode::ACCEPTED);
+    until("it is on", || async { host.condition(&node, "Running").await.0 == Truth::True }).await;
+    assert_eq!(host.ask(Method::POST, path, &json!({"action": "Stop"})).await.status, StatusCode::ACCEPTED);
+    until("it is off", || async { host.condition(&node, "Ready").await.1 == "Stopped" }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

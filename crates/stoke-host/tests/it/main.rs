@@ -6,5 +6,7 @@ mod host;
 #[cfg(test)]
 mod images;
 mod life;
+mod local_store;
 mod objects;
-mod store_suite;
+#[path = "../suite/store.rs"]
+mod suite;

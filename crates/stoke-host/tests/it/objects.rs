@@ -27,6 +27,12 @@ pub(crate) fn machine(name: &str) -> AnyObject {
     object(json!({"kind": "Machine", "metadata": {"name": name}, "spec": spec}))
 }
 
+pub(crate) fn machine_set(name: &str, replicas: u32) -> AnyObject {
+    let template = json!({"spec": {"vm": {}, "farm": "lab", "nics": [{"name": "lab", "lan": "lab"}]}});
+    let spec = json!({"replicas": replicas, "template": template});
+    object(json!({"kind": "MachineSet", "metadata": {"name": name}, "spec": spec}))
+}
+
 pub(crate) fn lab() -> Vec<AnyObject> {
     vec![image("bookworm"), lan("lab", "10.10.0.0/24"), farm(), machine("node-1")]
 }

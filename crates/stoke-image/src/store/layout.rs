@@ -93,7 +93,7 @@ impl Index {
 pub(crate) struct Manifest {
     pub(crate) schema_version: u8,
     pub(crate) media_type: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) artifact_type: String,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use stoke_api::objects::{DebianSource, Forms, Hooks, ImageSource, ImageSpec, NetbootForm};
+use stoke_api::objects::{Access, DebianSource, Forms, Hooks, ImageSource, ImageSpec, NetbootForm};
 
 /// Runs a program and returns what it wrote; a failure is the test's.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
@@ -25,6 +25,7 @@ pub(crate) fn spec(packages: &[&str]) -> ImageSpec {
         architectures: vec![stoke_api::objects::Architecture::Amd64],
         forms: Forms { netboot: Some(NetbootForm::default()) },
         revision_history_limit: 3,
+        access: Access::default(),
     }
 }
 

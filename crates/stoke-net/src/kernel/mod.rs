@@ -7,18 +7,21 @@ mod write;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use stoke_api::names::LinkName;
 
 use crate::apply::Links;
 use crate::firewall::Table;
-use crate::label::Installation;
+use crate::label::{Installation, Label};
 use crate::netlink::Netlink;
 use crate::observed::{HostLink, Observed};
 use crate::step::Step;
 use crate::sysctl;
+use crate::wanted::Lan;
 
 /// Why the kernel's network could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +53,18 @@ pub enum KernelError {
     /// The device of all TAPs is closed to us.
     #[error("cannot open /dev/net/tun; on other hosts udev opens it to all users: as root, chmod 0666 /dev/net/tun")]
     TapClosed(#[source] io::Error),
+    /// Somebody else on the host has a tunnel of the same number.
+    #[error(
+        "the host has another vxlan with vni {vni} on udp port {port}: give the lan another vni, or the overlay another port"
+    )]
+    TunnelTaken {
+        /// Network identifier.
+        vni: u32,
+        /// UDP port.
+        port: u16,
+    },
     /// Uplinks cannot be moved.
-    #[error("the host's interfaces cannot be moved: its namespace is not at hand")]
+    #[error("the host's interfaces cannot be moved, and no tunnel made: its namespace is not at hand")]
     NoHost,
 }
 
@@ -99,6 +112,30 @@ impl KernelLinks {
         write::up(&mut self.netlink, index)
     }
 
+    /// Makes a pair of links: a port here, labelled and not yet attached, and its other end in the namespace of a pod.
+    ///
+    /// # Errors
+    /// With the kernel's reason.
+    pub(crate) fn create_pair(
+        &mut self,
+        port: &LinkName,
+        label: &Label,
+        far: &Lan,
+        pod: BorrowedFd<'_>,
+    ) -> Result<(), KernelError> {
+        write::create_pair(&mut self.netlink, port, &far.bridge, far.mac, far.mtu, pod)?;
+        self.execute(&Step::SetLabel { link: port.clone(), label: label.clone() })
+    }
+
+    /// The link that a default route leads through, other than this one.
+    ///
+    /// # Errors
+    /// If the routes cannot be read.
+    pub fn way_out(&mut self, other_than: &LinkName) -> Result<Option<LinkName>, KernelError> {
+        let links = read::host_links(&mut self.netlink)?;
+        Ok(links.into_iter().find(|(name, link)| link.default_route && name != other_than).map(|(name, _)| name))
+    }
+
     /// Whether the namespace has an IPv4 default route through this link.
     ///
     /// # Errors
@@ -116,6 +153,30 @@ impl KernelLinks {
 pub fn host_interfaces() -> Result<BTreeMap<LinkName, HostLink>, KernelError> {
     let netlink = Netlink::open().map_err(|error| KernelError::Read("links", error));
     read::host_links(&mut netlink?)
+}
+
+/// The addresses of a link of the calling thread's namespace. Needs no right.
+///
+/// # Errors
+/// If there is no such link, or the system refuses.
+pub fn addresses(link: &LinkName) -> Result<Vec<IpNet>, KernelError> {
+    let mut netlink = Netlink::open().map_err(|error| KernelError::Read("addresses", error))?;
+    let link = read::find(&mut netlink, link)?;
+    read::own_addresses(&mut netlink, &link)
+}
+
+/// What a frame may hold for it to go whole through an overlay whose packets come from this address of the calling thread's
+/// namespace: that link's MTU without what VXLAN puts around a frame (RFC 7348, section 5). `None` if no link has the address.
+/// Needs no right.
+///
+/// # Errors
+/// If the system refuses.
+pub fn overlay_mtu(address: IpAddr) -> Result<Option<u16>, KernelError> {
+    let mut netlink = Netlink::open().map_err(|error| KernelError::Read("addresses", error))?;
+    let mtu = read::mtu_of(&mut netlink, address)?;
+    // Ethernet 14, VXLAN 8, UDP 8, and the outer packet's header.
+    let around = 14 + 8 + 8 + if address.is_ipv4() { 20 } else { 40 };
+    Ok(mtu.map(|mtu| u16::try_from(mtu.saturating_sub(around)).unwrap_or(u16::MAX)))
 }
 
 fn this_namespace() -> io::Result<OwnedFd> {
@@ -150,6 +211,10 @@ impl Links for KernelLinks {
             Step::TakeUplink { interface, label } => {
                 let host = self.host.as_mut().ok_or(KernelError::NoHost)?;
                 write::take_uplink(&mut host.netlink, interface, label, &self.namespace)
+            }
+            Step::CreateTunnel { tunnel, path, mtu } => {
+                let host = self.host.as_mut().ok_or(KernelError::NoHost)?;
+                write::create_tunnel(&mut host.netlink, tunnel, *path, *mtu, &self.namespace)
             }
             Step::ReturnUplink { link, interface, home } => {
                 let host = self.host.as_mut().ok_or(KernelError::NoHost)?;

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use stoke_api::names::{LinkName, MacAddr};
@@ -17,19 +19,23 @@ use crate::label::Label;
 use crate::netlink::Netlink;
 use crate::observed::{BridgeOptions, HostLink, Link, LinkKind, Manners};
 use crate::sysctl;
+use crate::wanted::TunnelPath;
 
 /// Links by name, with addresses and labels.
 pub(super) fn links(netlink: &mut Netlink) -> Result<BTreeMap<LinkName, Link>, KernelError> {
     let messages = link_messages(netlink)?;
     let names: BTreeMap<u32, LinkName> = messages.iter().filter_map(|m| Some((m.header.index, name(m)?))).collect();
     let mut addresses = addresses(netlink)?;
+    let mut peers = peers(netlink)?;
     let mut links = BTreeMap::new();
     for message in &messages {
         // A name that is none by our rules cannot be one of ours.
         let Some(name) = names.get(&message.header.index) else { continue };
         let addresses = addresses.remove(&message.header.index).unwrap_or_default();
         let manners = manners(name).map_err(|error| KernelError::Read("switches", error))?;
-        links.insert(name.clone(), link(message, &names, addresses, manners));
+        let mut link = link(message, &names, addresses, manners);
+        link.peers = peers.remove(&message.header.index).unwrap_or_default();
+        links.insert(name.clone(), link);
     }
     Ok(links)
 }
@@ -53,6 +59,41 @@ fn link_messages(netlink: &mut Netlink) -> Result<Vec<LinkMessage>, KernelError>
         _ => None,
     };
     Ok(answers.into_iter().filter_map(link).collect())
+}
+
+/// Where tunnels send what is for nobody in particular: their entries for the address of all zeroes.
+fn peers(netlink: &mut Netlink) -> Result<BTreeMap<u32, BTreeSet<IpAddr>>, KernelError> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    let answers = netlink.dump(&RouteNetlinkMessage::GetNeighbour(message));
+    let answers = answers.map_err(|error| KernelError::Read("forwarding tables", error))?;
+    let mut peers: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+    for answer in answers {
+        if let RouteNetlinkMessage::NewNeighbour(message) = answer
+            && let Some(peer) = peer(&message)
+        {
+            peers.entry(message.header.ifindex).or_default().insert(peer);
+        }
+    }
+    Ok(peers)
+}
+
+fn peer(message: &NeighbourMessage) -> Option<IpAddr> {
+    let everyone = NeighbourAttribute::LinkLayerAddress(vec![0; 6]);
+    if !message.header.flags.contains(NeighbourFlags::Own) || !message.attributes.contains(&everyone) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address_of(bytes),
+        _ => None,
+    })
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
 fn addresses(netlink: &mut Netlink) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, KernelError> {
@@ -139,6 +180,18 @@ pub(super) fn own_addresses(netlink: &mut Netlink, link: &LinkMessage) -> Result
     Ok(all.into_iter().filter(given).collect())
 }
 
+/// The MTU of the link that has an address.
+pub(super) fn mtu_of(netlink: &mut Netlink, address: IpAddr) -> Result<Option<u32>, KernelError> {
+    let has = |(_, addresses): &(u32, BTreeSet<IpNet>)| addresses.iter().any(|own| own.addr() == address);
+    let Some((index, _)) = addresses(netlink)?.into_iter().find(has) else { return Ok(None) };
+    let links = link_messages(netlink)?;
+    let link = links.iter().find(|message| message.header.index == index);
+    Ok(link.into_iter().flat_map(|message| &message.attributes).find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }))
+}
+
 /// A link by name.
 pub(super) fn find(netlink: &mut Netlink, wanted: &LinkName) -> Result<LinkMessage, KernelError> {
     let links = link_messages(netlink)?;
@@ -156,6 +209,7 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, LinkName>, addresses: BTree
         master: None,
         addresses,
         manners,
+        peers: BTreeSet::new(),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -183,8 +237,28 @@ fn kind(message: &LinkMessage) -> LinkKind {
     match kind {
         Some(InfoKind::Bridge) => LinkKind::Bridge(bridge_options(infos)),
         Some(InfoKind::Tun) => LinkKind::Tap,
+        Some(InfoKind::Vxlan) => LinkKind::Tunnel(tunnel_path(infos)),
+        Some(InfoKind::Veth) => LinkKind::Veth,
         _ => LinkKind::Other,
     }
+}
+
+fn tunnel_path(infos: &[LinkInfo]) -> TunnelPath {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data.as_slice()),
+        _ => None,
+    });
+    let mut path = TunnelPath { vni: 0, port: 0, local: None };
+    for option in data.unwrap_or_default() {
+        match option {
+            InfoVxlan::Id(vni) => path.vni = *vni,
+            InfoVxlan::Port(port) => path.port = *port,
+            InfoVxlan::Local(address) => path.local = Some(IpAddr::V4(*address)),
+            InfoVxlan::Local6(address) => path.local = Some(IpAddr::V6(*address)),
+            _ => {}
+        }
+    }
+    path
 }
 
 fn bridge_options(infos: &[LinkInfo]) -> BridgeOptions {

@@ -1,14 +1,21 @@
 //! Changing the kernel's links.
 
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use stoke_api::names::{LinkName, MacAddr};
@@ -18,11 +25,14 @@ use crate::label::{Home, Label, LinkRole};
 use crate::netlink::Netlink;
 use crate::observed::BridgeOptions;
 use crate::step::Step;
+use crate::wanted::TunnelPath;
 
 /// Steps that change one link of the namespace.
 pub(super) fn link_step(netlink: &mut Netlink, step: &Step) -> Result<(), KernelError> {
     match step {
         Step::CreateBridge { bridge, mac, mtu } => create_bridge(netlink, bridge, *mac, *mtu),
+        Step::AddPeer { tunnel, peer } => add_peer(netlink, tunnel, *peer),
+        Step::RemovePeer { tunnel, peer } => remove_peer(netlink, tunnel, *peer),
         Step::SetLabel { link, label } => set(netlink, link, LinkAttribute::IfAlias(label.alias())),
         Step::SetMac { link, mac } => set(netlink, link, LinkAttribute::Address(mac.0.to_vec())),
         Step::SetMtu { link, mtu } => set(netlink, link, LinkAttribute::Mtu(u32::from(*mtu))),
@@ -34,6 +44,7 @@ pub(super) fn link_step(netlink: &mut Netlink, step: &Step) -> Result<(), Kernel
             let bridge = index(netlink, bridge)?;
             set(netlink, port, LinkAttribute::Controller(bridge))
         }
+        Step::AddGateway { link, gateway } => add_gateway(netlink, link, *gateway),
         Step::Delete { link } => delete(netlink, link),
         _ => Err(KernelError::Refused(io::ErrorKind::Unsupported.into())),
     }
@@ -119,6 +130,96 @@ fn create_bridge(netlink: &mut Netlink, bridge: &LinkName, mac: MacAddr, mtu: u1
     set(netlink, bridge, LinkAttribute::Mtu(u32::from(mtu)))
 }
 
+/// Makes a tunnel in `namespace` whose packets are the host's: the kernel takes the namespace of the socket that asks for
+/// the one in which the tunnel's own socket is (`rtnl_newlink` in Linux' `rtnetlink.c`), and the device is never seen on
+/// the host.
+pub(super) fn create_tunnel(
+    host: &mut Netlink,
+    tunnel: &LinkName,
+    path: TunnelPath,
+    mtu: u16,
+    namespace: &OwnedFd,
+) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(tunnel.to_string()),
+        LinkAttribute::Mtu(u32::from(mtu)),
+        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+        LinkAttribute::LinkInfo(our_tunnel(path)),
+    ];
+    let made = host.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => KernelError::TunnelTaken { vni: path.vni, port: path.port },
+        _ => KernelError::Refused(error),
+    })
+}
+
+/// Peers are only those that we name. Behind which of them a station is, the kernel learns from its frames: without that,
+/// every frame would go to all peers.
+fn our_tunnel(TunnelPath { vni, port, local }: TunnelPath) -> Vec<LinkInfo> {
+    let local = local.map(|address| match address {
+        IpAddr::V4(address) => InfoVxlan::Local(address),
+        IpAddr::V6(address) => InfoVxlan::Local6(address),
+    });
+    let mut data = vec![InfoVxlan::Id(vni), InfoVxlan::Port(port), InfoVxlan::Learning(true)];
+    data.extend(local);
+    vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
+}
+
+fn add_peer(netlink: &mut Netlink, tunnel: &LinkName, peer: IpAddr) -> Result<(), KernelError> {
+    let message = peer_message(netlink, tunnel, peer)?;
+    change(netlink, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND)
+}
+
+fn remove_peer(netlink: &mut Netlink, tunnel: &LinkName, peer: IpAddr) -> Result<(), KernelError> {
+    let message = peer_message(netlink, tunnel, peer)?;
+    change(netlink, RouteNetlinkMessage::DelNeighbour(message), 0)
+}
+
+/// An entry of the tunnel's own forwarding table for the address of all zeroes: everyone (`vxlan_fdb_add`).
+fn peer_message(netlink: &mut Netlink, tunnel: &LinkName, peer: IpAddr) -> Result<NeighbourMessage, KernelError> {
+    /// `NUD_NOARP | NUD_PERMANENT`
+    const STATE: u16 = 0x40 | 0x80;
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index(netlink, tunnel)?;
+    message.header.state = NeighbourState::Other(STATE);
+    message.header.flags = NeighbourFlags::Own;
+    let destination = match peer {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    };
+    message.attributes =
+        vec![NeighbourAttribute::LinkLayerAddress(vec![0; 6]), NeighbourAttribute::Destination(destination)];
+    Ok(message)
+}
+
+/// A pair of links: `port` here, `far` in the namespace of a pod.
+pub(super) fn create_pair(
+    netlink: &mut Netlink,
+    port: &LinkName,
+    far: &LinkName,
+    mac: MacAddr,
+    mtu: u16,
+    pod: BorrowedFd<'_>,
+) -> Result<(), KernelError> {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(far.to_string()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(u32::from(mtu)),
+        LinkAttribute::NetNsFd(pod.as_raw_fd()),
+    ];
+    let data = InfoData::Veth(InfoVeth::Peer(peer));
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(port.to_string()),
+        LinkAttribute::Mtu(u32::from(mtu)),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
+    ];
+    change(netlink, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
 fn set_bridge_options(netlink: &mut Netlink, bridge: &LinkName) -> Result<(), KernelError> {
     let mut message = LinkMessage::default();
     message.header.index = index(netlink, bridge)?;
@@ -164,6 +265,23 @@ fn address_message(netlink: &mut Netlink, link: &LinkName, address: IpNet) -> Re
     };
     message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
     Ok(message)
+}
+
+/// A default route that gives way to any other.
+fn add_gateway(netlink: &mut Netlink, link: &LinkName, gateway: Ipv4Addr) -> Result<(), KernelError> {
+    const LAST: u32 = 1 << 20;
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index(netlink, link)?),
+        RouteAttribute::Priority(LAST),
+    ];
+    change(netlink, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 fn delete(netlink: &mut Netlink, link: &LinkName) -> Result<(), KernelError> {

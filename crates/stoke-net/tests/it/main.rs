@@ -8,6 +8,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod cluster;
 mod kernel;
 mod suite;
 

@@ -223,7 +223,7 @@ impl Drop for Agent {
 }
 
 /// The example that cargo builds with the tests.
-fn program_built() -> PathBuf {
+pub(crate) fn program_built() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().and_then(Path::parent).unwrap().join("examples/agent")
 }

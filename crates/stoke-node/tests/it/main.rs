@@ -10,6 +10,9 @@
 )]
 
 mod adoption;
+mod cluster;
 mod egress;
 mod host;
+mod kubelet;
+mod node;
 mod ports;

@@ -4,6 +4,7 @@
 //! What is noted is in the farm's status, so it outlasts everything; whatever is done about it follows from the note that was
 //! read, never from the one that is written in the same round.
 
+mod drain;
 mod rehearse;
 mod step;
 #[cfg(test)]
@@ -16,12 +17,13 @@ use stoke_api::objects::{
 use stoke_api::workload::{FarmImage, FarmNode};
 use stoke_api::{Condition, Digest, ObjectRef};
 
-use crate::observed::{Desired, Occurrence, SshReboot};
+use crate::observed::{ClusterNodeWanted, Desired, NodeUse, Occurrence, SshReboot};
 use crate::status::condition;
 use crate::view::{Farm, Server, View};
-use crate::{farm, machine};
+use crate::{farm, join, machine};
 use step::{Input, Seen, next};
 
+pub(crate) use drain::InCluster;
 pub(crate) use step::began_ms;
 
 /// Different configurations that are rehearsed at most.
@@ -78,7 +80,8 @@ fn seen(view: &View<'_>, reference: &ObjectRef, farm: &Farm, node: &FarmNode, ve
         _ => &[RebootWay::Agent, RebootWay::Ssh],
     };
     let ways = kexec.then_some(RebootWay::Kexec).into_iter().chain(others.iter().copied()).collect();
-    Seen { node: node.owner.clone(), pin: pin.map(|pin| pinned(pin, versions)), state, ways }
+    let cluster = join::in_cluster(view, reference, farm, node);
+    Seen { node: node.owner.clone(), pin: pin.map(|pin| pinned(pin, versions)), state, ways, cluster }
 }
 
 /// Whether its controller may switch it off and on: not when people have switched it off.
@@ -131,6 +134,33 @@ pub(crate) fn by_ssh(farm: &Farm, desired: &mut Desired) {
     desired.ssh_reboots.extend(asked.filter(|reboot| reboot.count > 0));
 }
 
+/// The name in the cluster of a node that is kept out of use.
+pub(crate) fn held<'a>(farm: &'a Farm, node: &ObjectRef) -> Option<&'a str> {
+    noted(farm, node)?.drain.as_ref().map(|drain| drain.name.as_str())
+}
+
+/// How the farm's nodes in the cluster are to be used.
+pub(crate) fn in_cluster(view: &View<'_>, reference: &ObjectRef, farm: &Farm, desired: &mut Desired) {
+    let standalone_pods = farm.spec.update.as_ref().is_some_and(|update| update.drain.standalone_pods);
+    for noted in farm.status.rollout.iter().flat_map(|rollout| &rollout.nodes) {
+        let Some(drain) = &noted.drain else { continue };
+        let usage = match noted.phase {
+            UpdatePhase::Draining | UpdatePhase::Returned => NodeUse::Drained { standalone_pods },
+            _ => NodeUse::Cordoned,
+        };
+        let (node, name) = (noted.node.clone(), drain.name.clone());
+        desired.cluster_nodes.push(ClusterNodeWanted { node, name, usage, image: None });
+    }
+    if farm.spec.join.is_none() {
+        return;
+    }
+    for node in farm::nodes(view, reference, farm).iter().filter(|node| held(farm, &node.owner).is_none()) {
+        let Some(InCluster { name, known: Ok(_) }) = join::in_cluster(view, reference, farm, node) else { continue };
+        let image = seen(view, reference, farm, node, &[]).runs();
+        desired.cluster_nodes.push(ClusterNodeWanted { node: node.owner.clone(), name, usage: NodeUse::Free, image });
+    }
+}
+
 /// Whether the last order to a node's agent allows kexec.
 pub(crate) fn by_kexec(farm: &Farm, node: &ObjectRef) -> bool {
     noted(farm, node).is_some_and(|noted| noted.way == Some(RebootWay::Kexec))
@@ -141,7 +171,10 @@ pub(crate) fn conditions(rollout: Option<&RolloutStatus>) -> Vec<Condition> {
     let Some(rollout) = rollout else { return Vec::new() };
     let version = rollout.target.short();
     let having = rollout.nodes.iter().filter(|noted| has(noted, rollout)).count();
-    let count = format!("{having} of {} nodes are well with {version}", rollout.nodes.len());
+    let mut count = format!("{having} of {} nodes are well with {version}", rollout.nodes.len());
+    for waits in rollout.nodes.iter().filter(|noted| !noted.message.is_empty() && noted.image == rollout.target) {
+        count = format!("{count}; {}: {}", waits.node, waits.message);
+    }
     let condition = match rollout.phase {
         RolloutPhase::Complete => return Vec::new(),
         RolloutPhase::Stopped => {
@@ -169,6 +202,13 @@ pub(crate) fn events(before: Option<&RolloutStatus>, now: Option<&RolloutStatus>
     let (Some(before), Some(now)) = (before, now) else { return };
     for noted in &now.nodes {
         let Some(old) = before.node(&noted.node) else { continue };
+        if let Some(drain) = noted.drain.as_ref().filter(|_| noted.phase == UpdatePhase::Draining)
+            && old.phase != UpdatePhase::Draining
+        {
+            let message = format!("pods go from node {}, which is to boot {}", drain.name, noted.image.short());
+            let (object, reason) = (noted.node.clone(), "UpdateDrain".to_owned());
+            desired.events.push(Occurrence { object, reason, message });
+        }
         let told = noted.way.filter(|_| noted.told_ms != old.told_ms);
         if let Some(way) = told {
             let message = format!("{way}, to boot {}", noted.image.short());
@@ -185,6 +225,10 @@ pub(crate) fn events(before: Option<&RolloutStatus>, now: Option<&RolloutStatus>
 /// Goes on after a pause, and tries again after it stopped.
 pub fn resume(rollout: &mut RolloutStatus) {
     rollout.paused = false;
+    for noted in rollout.nodes.iter_mut().filter(|noted| noted.undrained) {
+        noted.undrained = false;
+        noted.message.clear();
+    }
     if rollout.phase != RolloutPhase::Stopped {
         return;
     }

@@ -9,8 +9,9 @@
 //!      +---- another version, or taken back ------ Stopped <---------------------+
 //! ```
 //!
-//! A node: `Settled -> Waiting -> Booting -> Proving -> Settled`, or `Booting -> Returned` with an earlier version. What a
-//! node is to boot is noted first and told to it in a later round, when the note is on disk.
+//! A node: `Settled -> Waiting -> Booting -> Proving -> Settled`, or `Booting -> Returned` with an earlier version; one of
+//! the cluster that Stokehold runs in: `Waiting -> Draining -> Booting` (`drain.rs`). What a node is to boot is noted first
+//! and told to it in a later round, when the note is on disk.
 
 use stoke_api::node::Phase;
 use stoke_api::objects::{
@@ -18,6 +19,7 @@ use stoke_api::objects::{
 };
 use stoke_api::{Digest, ObjectRef};
 
+use super::drain::{InCluster, is_well, may_be_told};
 use super::waves;
 
 /// A node that has said nothing for so long after it was told to reboot was not reached.
@@ -53,6 +55,8 @@ pub(crate) struct Seen {
     pub(crate) state: Option<NodeState>,
     /// Ways to make it boot anew, best first.
     pub(crate) ways: Vec<RebootWay>,
+    /// Its node in the cluster, if it has joined the one that Stokehold runs in.
+    pub(crate) cluster: Option<InCluster>,
 }
 
 impl Seen {
@@ -89,6 +93,7 @@ pub(crate) fn next(before: Option<&RolloutStatus>, input: &Input<'_>) -> Option<
     step.look();
     step.judge();
     step.rehearse();
+    step.drain();
     waves::advance(&mut step);
     step.insist();
     step.settle();
@@ -125,6 +130,7 @@ fn begin_anew(noted: &mut NodeUpdate) {
         noted.phase = if is_up { UpdatePhase::Settled } else { UpdatePhase::Waiting };
         noted.message.clear();
     }
+    noted.undrained = false;
 }
 
 /// The first version of a farm, which there is nothing to compare with.
@@ -187,7 +193,7 @@ impl Step<'_> {
     }
 
     /// Each note with what is seen of its node. They are in the same order.
-    fn pairs(&mut self) -> impl Iterator<Item = (&mut NodeUpdate, &Seen)> {
+    pub(super) fn pairs(&mut self) -> impl Iterator<Item = (&mut NodeUpdate, &Seen)> {
         self.rollout.nodes.iter_mut().zip(self.input.nodes)
     }
 
@@ -195,8 +201,7 @@ impl Step<'_> {
     fn look(&mut self) {
         let (now, proof, rolling) = (self.input.now_ms, self.proof_ms(), self.input.update.is_some());
         for (noted, seen) in self.pairs() {
-            let runs = seen.runs();
-            if runs == Some(noted.image) {
+            if is_well(noted, seen) {
                 if noted.phase == UpdatePhase::Waiting {
                     noted.since_ms = now;
                 }
@@ -210,12 +215,17 @@ impl Step<'_> {
                         noted.message.clear();
                     }
                 }
+                if now.saturating_sub(since) >= proof {
+                    noted.drain = None;
+                }
                 continue;
             }
             noted.ready_since_ms = None;
             match noted.phase {
                 UpdatePhase::Proving => noted.phase = UpdatePhase::Booting,
-                UpdatePhase::Settled if runs.is_some() && rolling => noted.phase = UpdatePhase::Waiting,
+                UpdatePhase::Settled if rolling && seen.runs().is_some_and(|runs| runs != noted.image) => {
+                    noted.phase = UpdatePhase::Waiting;
+                }
                 _ => {}
             }
         }
@@ -240,7 +250,9 @@ impl Step<'_> {
             let what = if failures >= failed_boots {
                 format!("{failures} boots with {} failed", noted.image.short())
             } else if late {
-                format!("it was not ready {} min after it was told to boot {}", limit / 60_000, noted.image.short())
+                let what = if seen.runs() == Some(noted.image) { "its node in the cluster" } else { "it" };
+                let limit = limit / 60_000;
+                format!("{what} was not ready {limit} min after it was told to boot {}", noted.image.short())
             } else {
                 continue;
             };
@@ -251,6 +263,7 @@ impl Step<'_> {
             }
             renew(noted, back, now);
             (noted.phase, noted.message) = (UpdatePhase::Returned, format!("{why}; it has {} again", back.short()));
+            outlive(noted, seen);
             if late && seen.runs() != Some(back) {
                 tell(noted, seen, now);
             }
@@ -266,7 +279,7 @@ impl Step<'_> {
         let (now, target, versions) = (self.input.now_ms, self.rollout.target, self.input.versions);
         let otherwise = self.rollout.stable.unwrap_or(target);
         for (noted, seen) in self.pairs().filter(|(_, seen)| seen.pin.is_none()) {
-            if noted.phase == UpdatePhase::Waiting && noted.image == target {
+            if matches!(noted.phase, UpdatePhase::Waiting | UpdatePhase::Draining) && noted.image == target {
                 let good = seen.state.as_ref().and_then(|state| state.good_image);
                 let kept = seen.runs().or(good).filter(|version| versions.contains(version));
                 renew(noted, kept.unwrap_or(otherwise), now);
@@ -286,7 +299,8 @@ impl Step<'_> {
             let Some(way) = noted.way else {
                 // It boots again and again by itself, or hangs.
                 let hangs = now.saturating_sub(noted.since_ms) > limit;
-                if noted.phase == UpdatePhase::Returned && (seen.runs().is_some() || hangs) {
+                let is_up = seen.runs().is_some();
+                if noted.phase == UpdatePhase::Returned && (is_up && may_be_told(noted, seen, now) || hangs && !is_up) {
                     tell(noted, seen, now);
                 }
                 continue;
@@ -301,7 +315,7 @@ impl Step<'_> {
             }
             let next = seen.ways.iter().skip_while(|other| **other != way).nth(1);
             match next {
-                Some(next) => order(noted, *next, now),
+                Some(next) => order(noted, seen, *next, now),
                 None => noted.message = format!("{way} did not help, and there is no other way to make it boot"),
             }
         }
@@ -332,19 +346,27 @@ impl Step<'_> {
 /// Makes a node boot anew, in the best way that there is.
 pub(super) fn tell(noted: &mut NodeUpdate, seen: &Seen, now: u64) {
     match seen.ways.first() {
-        Some(way) => order(noted, *way, now),
+        Some(way) => order(noted, seen, *way, now),
         None => "there is no way to make it boot: reboot it by hand".clone_into(&mut noted.message),
     }
 }
 
-fn order(noted: &mut NodeUpdate, way: RebootWay, now: u64) {
+fn order(noted: &mut NodeUpdate, seen: &Seen, way: RebootWay, now: u64) {
     *noted.reboots.entry(way).or_default() += 1;
+    outlive(noted, seen);
     (noted.way, noted.told_ms) = (Some(way), now);
     if noted.phase != UpdatePhase::Returned {
         if noted.phase != UpdatePhase::Booting {
             noted.since_ms = now;
         }
         noted.phase = UpdatePhase::Booting;
+    }
+}
+
+/// What the cluster says of the boot that runs is of the past when it says something of the next one.
+fn outlive(noted: &mut NodeUpdate, seen: &Seen) {
+    if let Some(drain) = noted.drain.as_mut().filter(|_| seen.runs() != Some(noted.image)) {
+        drain.boot = seen.cluster_boot();
     }
 }
 
@@ -358,12 +380,20 @@ fn fresh(node: &ObjectRef, image: Digest) -> NodeUpdate {
         way: None,
         told_ms: 0,
         reboots: std::collections::BTreeMap::new(),
+        drain: None,
+        undrained: false,
         message: String::new(),
     }
 }
 
-/// Notes that a node shall have another version.
+/// Notes that a node shall have another version. One that still runs is used again until its turn comes; one that boots stays
+/// out of use until it is well.
 pub(super) fn renew(noted: &mut NodeUpdate, image: Digest, now: u64) {
+    noted.drain.take_if(|_| noted.phase == UpdatePhase::Draining);
+    if let Some(drain) = &mut noted.drain {
+        drain.boot = None;
+    }
+    noted.undrained = false;
     (noted.image, noted.phase, noted.since_ms) = (image, UpdatePhase::Waiting, now);
     (noted.ready_since_ms, noted.way) = (None, None);
     noted.message.clear();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+mod drain;
+
 use stoke_api::node::Phase;
 use stoke_api::objects::{NodeState, RebootWay, RolloutPhase, RolloutStatus, UpdatePhase, UpdateSpec};
 use stoke_api::{Digest, Kind, ObjectRef};
@@ -51,7 +53,7 @@ impl Farm {
     fn node(&self, name: &str) -> Seen {
         let state = NodeState { good_image: Some(OLD), ..self.up(OLD) };
         let ways = vec![RebootWay::Agent, RebootWay::Ssh];
-        Seen { node: reference(Kind::Machine, name), pin: None, state: Some(state), ways }
+        Seen { node: reference(Kind::Machine, name), pin: None, state: Some(state), ways, cluster: None }
     }
 
     fn stamp(ms: u64) -> String {

@@ -2,7 +2,8 @@
 
 use stoke_api::objects::{NodeUpdate, RolloutPhase, UpdatePhase, UpdateSpec};
 
-use super::step::{Seen, Step, renew, tell};
+use super::drain::begin;
+use super::step::{Seen, Step, renew};
 
 /// Lets nodes go over.
 pub(super) fn advance(step: &mut Step<'_>) {
@@ -93,18 +94,33 @@ impl Step<'_> {
 
     /// Reboots nodes that run something else than they shall, a few at a time.
     fn reboot(&mut self, update: &UpdateSpec) {
-        let under_way = |noted: &&NodeUpdate| {
-            matches!(noted.phase, UpdatePhase::Booting | UpdatePhase::Proving | UpdatePhase::Returned)
+        let under_way = |noted: &NodeUpdate| {
+            use UpdatePhase::{Booting, Draining, Proving, Returned};
+            matches!(noted.phase, Draining | Booting | Proving | Returned)
         };
-        let returned = |noted: &NodeUpdate| noted.phase == UpdatePhase::Returned && noted.ready_since_ms.is_some();
-        let down = self.rollout.nodes.iter().filter(under_way).filter(|noted| !returned(noted)).count();
+        let returned = |noted: &NodeUpdate| {
+            noted.phase == UpdatePhase::Returned && noted.ready_since_ms.is_some() && noted.drain.is_none()
+        };
+        // Pods of the next one must find room: it waits until the one before is in use again.
+        let (now, limit) = (self.input.now_ms, self.limit_ms());
+        let out_of_use = |noted: &NodeUpdate, seen: &Seen| match &noted.drain {
+            None => seen.is_cordoned(),
+            // It boots, and was given another version meanwhile; one that does not come up holds nobody up.
+            Some(_) => {
+                matches!(noted.phase, UpdatePhase::Waiting | UpdatePhase::Settled)
+                    && now.saturating_sub(noted.since_ms) <= limit
+            }
+        };
+        let is_down =
+            |(noted, seen): &(&NodeUpdate, &Seen)| (under_way(noted) && !returned(noted)) || out_of_use(noted, seen);
+        let down = self.rollout.nodes.iter().zip(self.input.nodes).filter(is_down).count();
         let mut free = usize::try_from(update.max_unavailable).unwrap_or(usize::MAX).saturating_sub(down);
-        let now = self.input.now_ms;
         for (noted, seen) in self.rollout.nodes.iter_mut().zip(self.input.nodes) {
             let elsewhere = seen.runs().is_some_and(|runs| runs != noted.image);
-            if free > 0 && elsewhere && noted.phase == UpdatePhase::Waiting {
-                tell(noted, seen, now);
-                free -= 1;
+            let waits = noted.phase == UpdatePhase::Waiting && !noted.undrained;
+            let counted = noted.drain.is_some();
+            if (free > 0 || counted) && elsewhere && waits && begin(noted, seen, now) {
+                free = free.saturating_sub(usize::from(!counted));
             }
         }
     }

@@ -89,6 +89,8 @@ impl World {
             }],
             farms: [("default/lab".to_owned(), farm())].into(),
             leases: self.path("lab.journal"),
+            forwards: vec![],
+            seed: None,
         }
     }
 

@@ -16,16 +16,17 @@ use stoke_api::{Kind, ObjectName, ObjectRef};
 use super::blocking;
 use crate::cli::Farm;
 use crate::client::Client;
+use crate::cluster::Choice;
 use crate::failure::Failure;
 use crate::folders::Folders;
 
 pub(crate) use status::strangers;
 
-pub(crate) fn run(folders: &Folders, farm: &Farm) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(folders: &Folders, choice: &Choice, farm: &Farm) -> anyhow::Result<ExitCode> {
     match farm {
         Farm::Status(which) => blocking(status::run(folders, which)),
         Farm::Trace(trace) => blocking(trace::run(folders, trace)),
-        Farm::Enroll(which) => blocking(enroll::run(folders, which)),
+        Farm::Enroll(which) => blocking(enroll::run(folders, choice, which)),
         Farm::Import(import) => import::run(import),
         Farm::Keys(which) => blocking(keys::run(folders, which)),
         Farm::Storm(storm) => blocking(storm::run(folders, storm)),

@@ -21,6 +21,7 @@ mod verify;
 use std::process::ExitCode;
 
 pub(crate) use named::ImageName;
+pub(super) use shelf::objects;
 
 use crate::cli::Image;
 use crate::folders::Folders;

@@ -36,7 +36,7 @@ pub(super) fn open_or_make(folders: &Folders) -> anyhow::Result<Store> {
 /// All objects, whether the installation runs or not; none if there is none.
 ///
 /// Fails if it is there and cannot be asked: whoever removes something must know what is used.
-pub(super) fn objects(folders: &Folders) -> anyhow::Result<Vec<AnyObject>> {
+pub(in crate::commands) fn objects(folders: &Folders) -> anyhow::Result<Vec<AnyObject>> {
     super::super::blocking(async {
         let client = Client::new(&folders.control_socket())?;
         if client.is_alive().await? {

@@ -123,21 +123,21 @@ impl KubeletSpec {
 }
 
 /// A key as Kubernetes has it: a name of at most 63 letters, digits, `-`, `_` and `.`, a domain and a slash before it.
-fn label_key(key: &str) -> bool {
+pub(in crate::objects) fn label_key(key: &str) -> bool {
     let (domain, name) = key.rsplit_once('/').map_or((None, key), |(domain, name)| (Some(domain), name));
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let domain = domain.is_none_or(|domain| !domain.is_empty() && domain.len() <= 253 && domain.chars().all(allowed));
     domain && !name.is_empty() && label_value(name)
 }
 
-fn label_value(value: &str) -> bool {
+pub(in crate::objects) fn label_value(value: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let ends = |c: char| c.is_ascii_alphanumeric();
     value.is_empty()
         || (value.len() <= 63 && value.chars().all(allowed) && value.starts_with(ends) && value.ends_with(ends))
 }
 
-fn taint(text: &str) -> bool {
+pub(in crate::objects) fn taint(text: &str) -> bool {
     let Some((pair, effect)) = text.rsplit_once(':') else { return false };
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
     EFFECTS.contains(&effect) && label_key(key) && label_value(value)

@@ -1,0 +1,3 @@
+module stokehold.dev/tools/guest
+
+go 1.26.0
