@@ -15,7 +15,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The shared control plane with a client of it for this test's runtime.
 pub(crate) async fn shared() -> (&'static ControlPlane, Client) {
-    static KINDS: OnceCell<()> = OnceCell::const_new();
+    static KINDS: OnceCell<usize> = OnceCell::const_new();
     let plane = tokio::task::spawn_blocking(ControlPlane::shared).await.expect("it ends");
     let plane = plane.expect("a control plane starts");
     let client = client(&plane.kubeconfig().text()).await;
