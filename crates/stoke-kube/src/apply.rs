@@ -204,7 +204,11 @@ pub fn explain(error: &kube::Error) -> String {
         ),
         403 if said.contains("exceeded quota") => format!("{said}; raise the quota of the namespace or stop others"),
         403 if said.contains("is being terminated") => "its namespace is being deleted".to_owned(),
-        403 => {
+        403 if said.contains("looking up service account") => {
+            format!("{said}; a new namespace gets it within seconds, from the cluster's controller manager")
+        }
+        // Who else refuses (webhooks, policies) says so in its own words.
+        403 if said.contains(" cannot ") => {
             format!("{said}; the operator's role lacks this: `helm upgrade` with the chart of this version mends it")
         }
         _ => said.clone(),

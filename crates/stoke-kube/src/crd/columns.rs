@@ -23,7 +23,11 @@ pub(super) fn of(kind: Kind) -> Value {
 }
 
 fn column((name, sort, path, priority): Column) -> Value {
-    json!({ "name": name, "type": sort, "jsonPath": path, "priority": priority })
+    // As the API server keeps it: zero is not written.
+    match priority {
+        0 => json!({ "name": name, "type": sort, "jsonPath": path }),
+        _ => json!({ "name": name, "type": sort, "jsonPath": path, "priority": priority }),
+    }
 }
 
 fn columns(kind: Kind) -> (&'static [Column], &'static [Column]) {

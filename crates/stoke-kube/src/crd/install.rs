@@ -54,9 +54,12 @@ pub async fn install(client: &Client, manager: &str) -> Result<usize, InstallErr
 
 /// Whether a definition has all that it should have, and versions that have nothing else.
 fn is_as_wanted(there: &CustomResourceDefinition, wanted: &Value) -> bool {
-    let there = serde_json::to_value(there).unwrap_or_default();
+    // Both through the same type: it has bounds as floating-point numbers.
+    let Ok(wanted) = serde_json::from_value::<CustomResourceDefinition>(wanted.clone()) else { return false };
+    let plain = |definition: &CustomResourceDefinition| serde_json::to_value(definition).unwrap_or_default();
+    let (there, wanted) = (plain(there), plain(&wanted));
     let versions = |definition: &Value| definition.pointer("/spec/versions").cloned().unwrap_or_default();
-    contains(&there, wanted) && contains(&versions(wanted), &versions(&there))
+    contains(&there, &wanted) && contains(&versions(&wanted), &versions(&there))
 }
 
 async fn until_served(api: &Api<CustomResourceDefinition>, name: String) -> Result<(), InstallError> {

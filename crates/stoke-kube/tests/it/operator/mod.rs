@@ -14,7 +14,7 @@ pub(crate) mod world;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
@@ -180,8 +180,7 @@ async fn more_machines_than_a_round_looks_at_are_in_nobodys_way_if_they_are_refu
     let world = World::new().await;
     let _running = world.operator().await;
     forbid_pods(&world, "default").await;
-    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "last"}})).unwrap();
-    Api::all(world.client.clone()).create(&kube::api::PostParams::default(), &namespace).await.unwrap();
+    world.plane.ensure_namespace("last").unwrap();
     let (mut infra, mut wire) = (farm("lab"), lan("lab"));
     for object in infra.iter_mut().chain([&mut wire]) {
         object["spec"]["access"] = json!({"namespaces": "All"});
