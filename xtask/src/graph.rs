@@ -43,6 +43,7 @@ const SIDEWAYS: &[(&str, &str, &str)] = &[
     ("stoke-vmm", "stoke-secureboot", "puts keys into the firmware of machines"),
     ("stoke-host", "stoke-image", "finds and prepares what farms serve"),
     ("stoke-host", "stoke-net", "prints the plan of a LAN"),
+    ("stoke-host", "stoke-registry", "publishes image versions"),
     ("stoke-host", "stoke-node", "starts the way out, and ends what a dead node left"),
     ("stoke-kube", "stoke-reconcile", "runs the reconcilers"),
     ("stoke-kube", "stoke-host", "one store's suite, one way to images, keys and requests"),

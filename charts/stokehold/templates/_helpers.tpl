@@ -98,6 +98,7 @@ capabilities:
       "farm" (include "stokehold.role" .Values.farm | fromJson)
       "build" (merge (include "stokehold.role" (omit .Values.build "userNamespace" "scratch" "proxy") | fromJson) (pick .Values.build "userNamespace" "scratch" "proxy"))
       "vm" (include "stokehold.vm" .Values.vm | fromJson)
+      "registries" (pick .Values.registries "allowed")
       "log" .Values.logs.filter
       "logJson" (eq .Values.logs.format "json")
       "overlay" (dict "port" (int .Values.overlay.port)) -}}

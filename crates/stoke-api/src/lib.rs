@@ -4,6 +4,7 @@
 //! - [`meta`]: what every object has: metadata, conditions, references.
 //! - [`objects`]: the kinds, one file each: `Image`, `Lan`, `Farm`, `Server`, `Machine`.
 //! - [`workload`]: what the reconcilers ask a backend to run, and the configuration that each role is given.
+//! - [`registry`]: names of images in registries.
 //! - [`report`]: what each role says of itself on its admin socket; the reconcilers' observed state.
 //! - [`agent`]: what the operator and the node agents of a cluster say to each other.
 //! - [`control`]: the control socket of a standalone installation.
@@ -25,6 +26,7 @@ pub mod meta;
 pub mod names;
 pub mod node;
 pub mod objects;
+pub mod registry;
 pub mod report;
 pub mod schema;
 pub mod trace;

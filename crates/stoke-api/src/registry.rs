@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use stoke_api::Digest;
+use crate::names::Digest;
 
 /// The registry that is meant if none is named.
 const DOCKER_HUB: &str = "docker.io";
@@ -44,14 +44,14 @@ impl Reference {
     }
 
     /// Whether the registry is on this host: only there plain HTTP is spoken.
-    pub(crate) fn is_loopback(&self) -> bool {
+    pub fn is_loopback(&self) -> bool {
         let host = self.host.strip_prefix('[').and_then(|rest| rest.split(']').next());
         let host = host.unwrap_or_else(|| self.host.split(':').next().unwrap_or_default());
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// The host that is asked: docker.io is but a name.
-    pub(crate) fn endpoint(&self) -> &str {
+    pub fn endpoint(&self) -> &str {
         if self.host == DOCKER_HUB { "registry-1.docker.io" } else { &self.host }
     }
 }

@@ -9,6 +9,7 @@
 //! - [`up`](fn@up::up): the loop that ties these together, and what starts with it. Read it first.
 //! - [`store`]: objects, events and what was built, in one redb file.
 //! - [`supervise`]: workloads to processes. They outlive this one, and are found again.
+//! - [`publisher`], [`registry`]: image versions in registries.
 //! - [`bmc`], [`ssh_reboots`]: servers that are switched and rebooted.
 //! - [`secrets`]: secrets of nodes, read and given to their farms.
 //! - [`control`], [`apply`], [`plan`]: what people ask for over the socket.
@@ -34,6 +35,8 @@ pub mod keys;
 pub mod paths;
 pub mod plan;
 pub mod process;
+pub mod publisher;
+pub mod registry;
 pub mod secrets;
 pub mod secureboot;
 pub mod ssh_reboots;

@@ -33,6 +33,7 @@ use crate::down::end_everything;
 use crate::egress::Egress;
 use crate::images::Images;
 use crate::paths::{Binaries, Folders};
+use crate::publisher::{Publisher, RegistryLogin};
 use crate::record::now_ms;
 use crate::secrets::SecretFiles;
 use crate::ssh_reboots::{Login, SshReboots};
@@ -134,6 +135,7 @@ struct Host {
     supervisor: Supervisor,
     egress: Egress,
     images: Images,
+    publisher: Publisher,
     ssh_reboots: SshReboots,
     login: Login,
     controllers: Controllers,
@@ -154,6 +156,7 @@ impl Host {
         let image_store = stoke_image::Store::open(folders.images())?;
         let own_keys = folders.image_keys();
         let objects = store.list()?;
+        let publisher = Publisher::open(store.clone(), image_store.clone(), RegistryLogin::OfUser)?;
         let images = Images::open(store.clone(), image_store, authority.clone(), tools.clone(), own_keys, &objects)?;
         let environment = Environment {
             installation: folders.installation(),
@@ -177,6 +180,7 @@ impl Host {
             supervisor,
             egress,
             images,
+            publisher,
             ssh_reboots,
             login,
             controllers,
@@ -226,11 +230,13 @@ impl Host {
         let ended = self.supervisor.observe().await;
         self.note_builds(ended)?;
         self.images.collect()?;
+        self.publisher.collect()?;
         self.store.record_events(self.controllers.collect()?)?;
         let observed = self.observed()?;
         let desired = reconcile(&observed);
         let changed = self.write(&observed.objects, &desired)? | self.write_children(&observed.objects, &desired)?;
         self.images.make(desired.farm_parts, &self.wake);
+        self.publisher.publish(desired.publications, &self.wake)?;
         let under_way = self.supervisor.apply(&desired.workloads).await;
         let rebooted = self.ssh_reboots.carry_out(&desired.ssh_reboots, |node| self.login.reboot(node))?;
         self.store.record_events(rebooted)?;
@@ -240,7 +246,7 @@ impl Host {
         self.egress.ensure(wants_out && self.supervisor.has_namespaces());
         self.show(observed);
         let settled = self.store.list()?.iter().all(is_settled);
-        Ok(changed || under_way || self.images.is_busy() || !settled)
+        Ok(changed || under_way || self.images.is_busy() || self.publisher.is_busy() || !settled)
     }
 
     /// What is there before the first round: who asks before that must not see an empty host.
@@ -267,6 +273,7 @@ impl Host {
         self.environment.signed.clone_from(self.images.signed());
         self.environment.farm_parts.clone_from(self.images.parts());
         self.environment.farm_part_failures = self.images.failures();
+        self.environment.publications = self.publisher.seen();
         self.environment.secret_failures.clone_from(self.secrets.failures());
         self.environment.bmcs.clone_from(self.controllers.seen());
         self.environment.farm_keys = secureboot::farm_keys(&self.folders.state, &objects);

@@ -26,10 +26,13 @@ use stoke_host::authority::Authority;
 use stoke_host::boot_programs::boot_programs;
 use stoke_host::images::Images;
 use stoke_host::paths::Folders;
+use stoke_host::publisher::{Publisher, RegistryLogin};
 use stoke_host::ssh_reboots::SshReboots;
 use stoke_host::store::{LocalStore, Store as _};
 use stoke_host::{keys, secureboot};
-use stoke_reconcile::{Desired, Environment, FarmPorts, Layout, Observed, ObservedWorkload, Occurrence, reconcile};
+use stoke_reconcile::{
+    Desired, Environment, FarmPorts, Layout, Observed, ObservedWorkload, Occurrence, RegistryPlaces, reconcile,
+};
 use tokio::sync::Notify;
 
 use self::herald::Herald;
@@ -88,6 +91,7 @@ pub struct Leader<'a> {
     login: Login,
     authority: Arc<Authority>,
     images: Images,
+    publisher: Publisher,
     environment: Environment,
     /// The workload that lays LANs, as it was wanted last: no pod, so nothing in the cluster remembers it.
     lans: Option<Workload>,
@@ -131,6 +135,8 @@ impl<'a> Leader<'a> {
         let bmcs = Bmcs::open(client.clone(), &settings.namespace, &folders.run, notes.clone(), wake.clone())?;
         let ssh_reboots = SshReboots::open(notes.clone())?;
         let login = Login::new(client.clone(), &settings.namespace, folders.ssh_key(), &folders.run);
+        let registries = RegistryLogin::Folder(settings.registries.folder.clone());
+        let publisher = Publisher::open(notes.clone(), image_store.clone(), registries)?;
         let images =
             Images::open(notes, image_store, authority.clone(), tools.clone(), folders.image_keys(), &objects)?;
         let claims = ClaimKeeper::new(operator.claims.clone(), &installation);
@@ -147,6 +153,7 @@ impl<'a> Leader<'a> {
             boot_programs: boot_programs(&folders.boot_programs()),
             ssh_public_key: keys::ssh_public_key(&folders)?,
             tools,
+            registries: RegistryPlaces::These(settings.registries.allowed.clone()),
             ..Environment::default()
         };
         let herald = Herald::begin(store.clone());
@@ -171,6 +178,7 @@ impl<'a> Leader<'a> {
             watched,
             authority,
             images,
+            publisher,
             environment,
             lans: None,
             certified: BTreeSet::new(),
@@ -245,6 +253,7 @@ impl<'a> Leader<'a> {
         laps.end("look");
         self.note_builds(&seen, &objects)?;
         self.images.collect()?;
+        self.publisher.collect()?;
         let mut events = self.bmcs.collect()?;
         self.environment.cluster = self.joins.cluster().await;
         self.environment.other_clusters = self.others.clusters(&objects).await;
@@ -259,6 +268,7 @@ impl<'a> Leader<'a> {
         let mut busy = claims_left | self.write(&observed, &desired).await;
         laps.end("statuses");
         self.images.make(std::mem::take(&mut desired.farm_parts), &self.wake);
+        self.publisher.publish(std::mem::take(&mut desired.publications), &self.wake)?;
         let facts = self.facts(&agents);
         let (steps, later) = self.plan(&observed, &desired.workloads, &facts, seen.clone());
         laps.end("plan");
@@ -287,7 +297,7 @@ impl<'a> Leader<'a> {
         self.hold_on(&observed.objects, &seen).await;
         laps.end("rest");
         tracing::debug!("a round took {laps}");
-        Ok(busy || self.images.is_busy() || !observed.objects.iter().all(is_settled))
+        Ok(busy || self.images.is_busy() || self.publisher.is_busy() || !observed.objects.iter().all(is_settled))
     }
 
     /// Has Services lead to machines. Whether there was anything to do.
@@ -332,6 +342,7 @@ impl<'a> Leader<'a> {
         self.environment.signed.clone_from(self.images.signed());
         self.environment.farm_parts.clone_from(self.images.parts());
         self.environment.farm_part_failures = self.images.failures();
+        self.environment.publications = self.publisher.seen();
         self.environment.secret_failures.clone_from(self.secrets.failures());
         self.environment.secret_failures.extend(self.joins.failures());
         self.environment.cluster_nodes = self.drains.seen(&objects, &self.watched.nodes.state());

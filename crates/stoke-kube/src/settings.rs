@@ -44,6 +44,9 @@ pub struct Settings {
     /// How builds run.
     #[serde(default)]
     pub build: Build,
+    /// Where built images may be published.
+    #[serde(default)]
+    pub registries: Registries,
     /// How machines run.
     #[serde(default)]
     pub vm: Vm,
@@ -182,6 +185,16 @@ pub struct Proxy {
     pub no_proxy: String,
 }
 
+/// Registries to which images are published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Registries {
+    /// Places that images may go to: a repository and those below it. `{namespace}` stands for the image's.
+    pub allowed: Vec<String>,
+    /// Where the Secret with the logins is mounted, in the operator's own pod.
+    pub folder: PathBuf,
+}
+
 /// How machines run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -294,6 +307,12 @@ impl Default for Build {
             scratch: Bytes(20 << 30),
             proxy: Proxy::default(),
         }
+    }
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self { allowed: Vec::new(), folder: "/etc/stokehold-registries".into() }
     }
 }
 

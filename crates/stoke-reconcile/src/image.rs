@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use stoke_api::objects::{Access, ImageSpec, ImageStatus, ImageVersion, image_bases};
 use stoke_api::report::BuiltImage;
 use stoke_api::workload::{ImageBuildConfig, Role, Workload};
-use stoke_api::{Condition, ObjectRef};
+use stoke_api::{Condition, Digest, ObjectRef};
 
 use crate::names::key;
 use crate::observed::{Desired, FinishedBuild, KnownImage};
-use crate::places;
 use crate::status::{Status, Waiting, condition, push, ready_condition};
 use crate::view::{Image, View};
+use crate::{places, publish};
 
 /// A failed build is tried again after this; twice as long after each failure more.
 const RETRY_MS: u64 = 60_000;
@@ -21,7 +21,8 @@ const RETRY_LIMIT_MS: u64 = 30 * 60_000;
 pub(crate) fn desire(view: &View<'_>, reference: &ObjectRef, image: &Image, desired: &mut Desired) {
     let build = build(view, reference, image);
     let wanted = view.valid(reference).is_ok() && (view.kept(&build.name()) || is_due(view, reference, image));
-    let status = status(view, reference, image, wanted.then_some(&build));
+    let mut status = status(view, reference, image, wanted.then_some(&build));
+    status.conditions.extend(publish::desire(view, reference, &image.spec, desired));
     push(desired, reference, &image.status.conditions, Status::Image(status));
     if wanted {
         desired.workloads.push(build);
@@ -43,9 +44,9 @@ fn bases(view: &View<'_>, reference: &ObjectRef, image: &Image) -> Option<BTreeM
     Some(bases.into_iter().map(|(name, spec)| (name, built(&spec))).collect())
 }
 
-/// What of an image decides what is built: who may use it does not.
+/// What of an image decides what is built: who may use it and where else it goes does not.
 fn built(spec: &ImageSpec) -> ImageSpec {
-    ImageSpec { access: Access::default(), ..spec.clone() }
+    ImageSpec { access: Access::default(), publish: Vec::new(), ..spec.clone() }
 }
 
 fn known<'a>(view: &View<'a>, reference: &ObjectRef) -> Option<&'a KnownImage> {
@@ -88,6 +89,12 @@ pub(crate) fn versions<'a>(view: &View<'a>, reference: &ObjectRef) -> Result<&'a
     };
     let why = progress(view, reference, image, true).unwrap_err_or("it has not been built");
     Err(Waiting::new("WaitingForImage", format!("waiting for {reference}: {why}")))
+}
+
+/// Fingerprints of the keys that are known here and have signed a version.
+pub(crate) fn signers(view: &View<'_>, reference: &ObjectRef, version: &Digest) -> Vec<String> {
+    let notes = known(view, reference).map(|known| known.notes.as_slice()).unwrap_or_default();
+    notes.iter().find(|note| note.digest == *version).map(|note| note.signed_by.clone()).unwrap_or_default()
 }
 
 /// Why no newer version is there.

@@ -29,6 +29,7 @@ mod node_config;
 mod own_address;
 mod places;
 mod ports;
+mod publish;
 mod rehearsal;
 pub mod rollout;
 mod server;
@@ -46,6 +47,7 @@ pub use observed::{
     FarmParts, FarmPorts, FinishedBuild, JoinWanted, KnownImage, Layout, NodeUse, ObjectChange, Observed,
     ObservedWorkload, Occurrence, SshReboot, VersionNote,
 };
+pub use publish::{Publication, RegistryPlaces};
 pub use status::Status;
 
 use view::{Gates, View};

@@ -12,6 +12,7 @@ use stoke_api::workload::{BlobRef, Workload};
 use stoke_api::{AnyObject, Digest, ObjectRef};
 
 use crate::claims::Claims;
+use crate::publish::{Publication, RegistryPlaces};
 use crate::status::Status;
 
 /// All that a reconciler may know.
@@ -103,6 +104,10 @@ pub struct Environment {
     pub images: BTreeMap<String, KnownImage>,
     /// By a key as a farm writes it, the versions that it has signed; or why it is no key.
     pub signed: BTreeMap<String, Result<BTreeSet<Digest>, String>>,
+    /// Where in registries images may be published.
+    pub registries: RegistryPlaces,
+    /// What came of publications, as far as they were tried.
+    pub publications: BTreeMap<Publication, Result<(), String>>,
     /// Each farm's own parts, by `NAMESPACE/NAME` of the farm and image version.
     pub farm_parts: BTreeMap<(String, Digest), FarmParts>,
     /// Farms with keys of their own for Secure Boot, by `NAMESPACE/NAME`.
@@ -250,6 +255,8 @@ pub struct Desired {
     pub statuses: Vec<(ObjectRef, Status)>,
     /// Parts that are missing.
     pub farm_parts: Vec<FarmPartRequest>,
+    /// Where images are to be published, or have been.
+    pub publications: Vec<Publication>,
     /// Servers that are rebooted by SSH.
     pub ssh_reboots: Vec<SshReboot>,
     /// What is wanted of management controllers.

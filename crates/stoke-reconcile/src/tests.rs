@@ -2,6 +2,7 @@
 
 mod claims;
 mod cluster;
+mod publish;
 mod updates;
 
 use std::collections::BTreeMap;

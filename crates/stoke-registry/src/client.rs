@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use stoke_api::Digest;
+use stoke_api::registry::Reference;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use crate::auth::{self, Challenge};
 use crate::credentials::{self, Credentials, CredentialsError};
-use crate::reference::Reference;
 use crate::tls;
 
 /// How long a connection may take.

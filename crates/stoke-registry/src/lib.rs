@@ -19,10 +19,9 @@ mod blobs;
 mod client;
 mod credentials;
 mod manifests;
-mod reference;
 mod tls;
 
 pub use client::{Options, Registry, RegistryError};
 pub use credentials::CredentialsError;
 pub use manifests::{Fetched, Referrer};
-pub use reference::{Reference, ReferenceError};
+pub use stoke_api::registry::{Reference, ReferenceError};

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use fs_err as fs;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use testbed::{Process, REGISTRY, go_tool, wait_for};
 
 use crate::images::publish;
-use crate::stoke::Stoke;
+use crate::installation::{Ended, Up};
+use crate::stoke::{Stoke, until};
 
 /// A registry on this host, without TLS.
 struct Registry {
@@ -58,19 +60,18 @@ impl Registry {
     }
 }
 
-/// What skopeo finds at a reference.
-fn skopeo_inspects(reference: &str) -> Vec<u8> {
+/// What skopeo finds at a reference, if anything.
+fn skopeo_finds(reference: &str) -> Option<Vec<u8>> {
     let mut command = Command::new("skopeo");
     command.args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{reference}")]).stdin(Stdio::null());
     let output = command.output().expect("skopeo must be installed for this test");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+    output.status.success().then_some(output.stdout)
 }
 
 /// Whether openssl verifies the signature that lies where cosign looks for it: layer 0 of the manifest `sha256-HEX.sig`.
 fn openssl_verifies(registry: &Registry, version: &str, public: &str) -> bool {
     let tag = registry.reference(&format!("farm/node:{}.sig", version.replace(':', "-")));
-    let manifest: Value = serde_json::from_slice(&skopeo_inspects(&tag)).unwrap();
+    let manifest: Value = serde_json::from_slice(&skopeo_finds(&tag).expect("a manifest")).unwrap();
     let layer = &manifest["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.dev.cosign.simplesigning.v1+json");
     let folder = TempDir::new().unwrap();
@@ -116,6 +117,47 @@ fn a_version_goes_through_a_registry_with_its_signature() {
     assert!(openssl_verifies(&registry, &version.to_string(), &public));
     let other = here.file("other.pub", &here.stdout(&["image", "keys", "create", "other"]));
     assert!(!openssl_verifies(&registry, &version.to_string(), &other));
+}
+
+#[test]
+fn an_image_goes_where_it_says_and_a_registry_that_comes_later_gets_it() {
+    let stoke = Stoke::new();
+    let _ended = Ended(&stoke);
+    let (registry, public) = (Registry::start(), stoke.file("key.pub", &stoke.stdout(&["image", "keys", "create"])));
+    let version = publish(&stoke, "default/node", 1);
+    let (there, away) = (registry.reference("farm/node:stable"), "127.0.0.1:1/node:1");
+    // The recipe cannot be built, which is no matter here: a version is there.
+    let image = |places: &[&str]| {
+        json!({
+            "apiVersion": "stokehold.dev/v1alpha1", "kind": "Image", "metadata": {"name": "node"},
+            "spec": {
+                "source": {"tree": {"path": "/nonexistent"}}, "forms": {"netboot": {}}, "publish": places,
+            },
+        })
+    };
+    let path = stoke.file("files/image.json", &image(&[&there, away]).to_string());
+    let up = Up::start(&stoke, &path);
+    let said = || {
+        let image: Value = serde_json::from_str(&stoke.stdout(&["get", "image", "node", "-o", "json"])).ok()?;
+        let conditions = image["status"]["conditions"].as_array()?.clone();
+        let published = conditions.into_iter().find(|condition| condition["type"] == "Published")?;
+        Some(format!("{}: {}", published["reason"].as_str()?, published["message"].as_str()?))
+    };
+    until("the registry that is away", || {
+        said().filter(|said| said.starts_with("PushFailed: cannot reach http://127"))
+    });
+    let manifest = until("the other one", || skopeo_finds(&there));
+    assert_eq!(stoke_api::Digest(Sha256::digest(manifest).into()), version);
+
+    stoke.file("files/image.json", &image(&[&there]).to_string());
+    stoke.stdout(&["apply", &path]);
+    until("all of it", || said().filter(|said| *said == format!("Pushed: {there}@{version}")));
+    // Whoever signs it later need not push.
+    stoke.stdout(&["image", "sign", "node", "--reference", &there]);
+    let tag = registry.reference(&format!("farm/node:{}.sig", version.to_string().replace(':', "-")));
+    until("its signature", || skopeo_finds(&tag));
+    assert!(openssl_verifies(&registry, &version.to_string(), &public));
+    assert!(up.interrupt().0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::root_form::RootForm;
 use super::{Access, ImageVersion, Problem};
 use crate::Condition;
 use crate::names::Digest;
+use crate::registry::Reference;
 
 /// What an image is made of, and the forms wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +28,10 @@ pub struct ImageSpec {
     /// How many older versions are kept.
     #[serde(default = "three")]
     pub revision_history_limit: u32,
+    /// Registries that get the version that is handed out, with its signatures: `HOST/REPOSITORY[:TAG]`. Without a tag each
+    /// version has its own, the first digits of its digest. In a cluster the administrator says which places there may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
     /// Whose farms may hand it out.
     #[serde(default, skip_serializing_if = "Access::is_default")]
     pub access: Access,
@@ -144,6 +149,14 @@ impl ImageSpec {
         if self.architectures.is_empty() {
             problems.push(Problem::new("spec.architectures", "name at least one architecture, for example amd64"));
         }
+        problems.extend(self.publish.iter().enumerate().filter_map(|(index, text)| {
+            let wrong = match text.parse::<Reference>() {
+                Err(error) => error.to_string(),
+                Ok(Reference { digest: Some(_), .. }) => "a digest cannot be chosen: it is the content's".to_owned(),
+                Ok(_) => return None,
+            };
+            Some(Problem::new(format!("spec.publish[{index}]"), wrong))
+        }));
         match &self.forms.netboot {
             None => problems.push(Problem::new("spec.forms", "name at least one form: netboot: {}")),
             Some(netboot) => netboot.root.check(&mut problems),

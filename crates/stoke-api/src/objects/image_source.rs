@@ -168,6 +168,7 @@ mod tests {
             architectures: Vec::new(),
             forms: Forms::default(),
             revision_history_limit: 0,
+            publish: Vec::new(),
             access: crate::objects::Access::default(),
         }
     }

@@ -25,6 +25,7 @@ pub(crate) fn spec(packages: &[&str]) -> ImageSpec {
         architectures: vec![stoke_api::objects::Architecture::Amd64],
         forms: Forms { netboot: Some(NetbootForm::default()) },
         revision_history_limit: 3,
+        publish: Vec::new(),
         access: Access::default(),
     }
 }

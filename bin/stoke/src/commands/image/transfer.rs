@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use stoke_host::registry::Meter;
 
 /// A transfer that people wait for.
 pub(super) struct Transfer {
@@ -40,6 +41,16 @@ impl Transfer {
     /// So many bytes more are done.
     pub(super) fn add(&self, bytes: u64) {
         self.bar.iter().for_each(|bar| bar.inc(bytes));
+    }
+}
+
+impl Meter for Transfer {
+    fn at(&self, what: &str) {
+        Self::at(self, what);
+    }
+
+    fn add(&self, bytes: u64) {
+        Self::add(self, bytes);
     }
 }
 

@@ -90,3 +90,24 @@ async fn a_build_that_has_ended_is_the_images_newest_version_and_its_job_goes() 
     world.says("Image", "node", "Built", "no newer one: the build's job failed: it reached the backoff limit").await;
     until("that job is gone", async || !has_job(&world).await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_published_only_where_the_administrator_lets_it() {
+    let mut world = World::new().await;
+    world.settings.registries.allowed = vec!["127.0.0.1:1/{namespace}".to_owned()];
+    let operator = world.operator().await;
+    let mut wanted = image(&["linux-image-amd64"]);
+    for (place, reason, words) in [
+        ("127.0.0.1:1/office/node:1", "NotAllowed", "registries.allowed"),
+        ("127.0.0.1:1/default/node:1", "PushFailed", "cannot reach http://127.0.0.1:1/v2/default/node"),
+    ] {
+        wanted["spec"]["publish"] = json!([place]);
+        world.apply(&[wanted.clone()]).await;
+        until(reason, async || {
+            let said = world.condition_of("Image", "node", "Published").await;
+            said.is_some_and(|(_, why, message)| why == reason && message.contains(words))
+        })
+        .await;
+    }
+    settled(&world, &operator).await;
+}

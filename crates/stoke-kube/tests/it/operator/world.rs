@@ -183,10 +183,16 @@ impl World {
         Api::all_with(self.client.clone(), &stoke_kube::claims::resource())
     }
 
+    /// Status, reason and message of an object's `Ready` condition.
     pub(crate) async fn condition(&self, kind: &str, name: &str) -> Option<(String, String, String)> {
+        self.condition_of(kind, name, "Ready").await
+    }
+
+    /// The same of another one.
+    pub(crate) async fn condition_of(&self, kind: &str, name: &str, of: &str) -> Option<(String, String, String)> {
         let object = self.kind(kind, "default").get_opt(name).await.ok()??;
-        let ready = object.data["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == "Ready")?.clone();
-        let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
+        let found = object.data["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == of)?.clone();
+        let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
         Some((text("status"), text("reason"), text("message")))
     }
 
