@@ -8,7 +8,7 @@ use crate::run::{cargo, output};
 
 /// Layer of each crate; an edge must lead to a lower layer, or to one that [`SIDEWAYS`] names.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("ground", &["stoke-api", "stoke-daemon", "stoke-sys"]),
+    ("ground", &["stoke-api", "stoke-daemon", "stoke-lxc-sys", "stoke-sys"]),
     ("protocols", &["stoke-dhcp", "stoke-dns", "stoke-tftp", "stoke-nbd", "stoke-tpm"]),
     (
         "engines",
@@ -21,13 +21,14 @@ const LAYERS: &[(&str, &[&str])] = &[
             "stoke-net",
             "stoke-reconcile",
             "stoke-registry",
+            "stoke-runtime",
             "stoke-secureboot",
             "stoke-signing",
             "stoke-vmm",
         ],
     ),
     ("roles", &["stoke-farm", "stoke-node", "stoke-router"]),
-    ("programs", &["stoke", "stoke-init", "stoke-vm"]),
+    ("programs", &["stoke", "stoke-init", "stoke-lxc", "stoke-vm"]),
     ("tests", &["captures", "cluster", "e2e", "bench", "fuzz", "storm", "testbed", "xtask"]),
 ];
 
@@ -63,10 +64,12 @@ const WITHOUT_TOKIO: &[&str] = &[
     "stoke-registry",
     "stoke-signing",
     "stoke-init",
+    "stoke-lxc",
     "stoke-net",
     "stoke-reconcile",
     "stoke-image",
     "stoke-api",
+    "stoke-runtime",
     "stoke-sys",
 ];
 

@@ -6,13 +6,16 @@
 //!
 //! Read [`dm`] first: it shows the shape of the others.
 
+pub mod attributes;
 pub mod datagrams;
 pub mod dm;
 pub mod fd;
 pub mod kexec;
 #[cfg(feature = "kvm")]
 pub mod kvm;
+pub mod loopback;
 pub mod loopdev;
+pub mod mounts;
 pub mod namespace;
 pub mod packet;
 pub mod tap;

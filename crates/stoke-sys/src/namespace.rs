@@ -42,3 +42,16 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     unsafe { unshare_unsafe(flags) }?;
     Ok(())
 }
+
+/// Which kind of namespace a descriptor refers to, as the flag of clone(2) (ioctl_ns(2), `NS_GET_NSTYPE`).
+///
+/// # Errors
+/// `ENOTTY` if it refers to no namespace.
+pub fn kind(namespace: impl std::os::fd::AsFd) -> io::Result<u32> {
+    const GET_KIND: libc::c_ulong = 0xb703;
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd());
+    // JUSTIFICATION: rustix has no ioctl for namespaces.
+    // SAFETY: this ioctl takes no argument and answers a number.
+    let answer = unsafe { libc::ioctl(descriptor, GET_KIND) };
+    u32::try_from(answer).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,146 @@
+//! What liblxc is told of a container: namespaces, id maps, cgroups and the program that becomes its first process. Pure.
+//!
+//! Mounts, devices, capabilities and filters are ours (module [`crate::init`]): liblxc's own way of them is not the
+//! specification's. That it has no root file system configured makes liblxc leave the mounts as a copy of the host's.
+
+use std::path::Path;
+
+use crate::namespaces;
+use crate::spec::{IdMapping, Spec};
+
+/// What a container of liblxc needs beside its configuration.
+#[derive(Clone, Debug)]
+pub struct Parts<'a> {
+    /// The program that waits in the container: our own, from sealed memory.
+    pub program: &'a Path,
+    /// What it is called with.
+    pub arguments: &'a [String],
+    /// The cgroup, without the leading slash.
+    pub cgroup: Option<&'a str>,
+}
+
+/// The cgroup that liblxc's monitor is in for its short life.
+pub fn monitor_group(cgroup: &str) -> String {
+    format!("{cgroup}.monitor")
+}
+
+/// Keys and values of liblxc's configuration, in the order in which they are set.
+pub fn items(spec: &Spec, parts: &Parts<'_>) -> Vec<(String, String)> {
+    let mut items = vec![
+        item("lxc.console.path", "none"),
+        item("lxc.autodev", "0"),
+        item("lxc.pty.max", "0"),
+        item("lxc.apparmor.profile", "unconfined"),
+    ];
+    items.extend(namespaces(spec));
+    items.extend(mappings(spec));
+    if let Some(cgroup) = parts.cgroup {
+        items.push(item("lxc.cgroup.relative", "0"));
+        items.push(item("lxc.cgroup.dir.monitor", &monitor_group(cgroup)));
+        items.push(item("lxc.cgroup.dir.container", cgroup));
+    }
+    let words = std::iter::once(parts.program.display().to_string()).chain(parts.arguments.iter().cloned());
+    items.push(item("lxc.init.cmd", &words.collect::<Vec<_>>().join(" ")));
+    items
+}
+
+fn item(key: &str, value: &str) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+fn namespaces(spec: &Spec) -> Vec<(String, String)> {
+    let linux = spec.linux();
+    let (mut new, mut items) = (Vec::new(), Vec::new());
+    for namespace in &linux.namespaces {
+        let Some(kind) = namespaces::named(&namespace.kind) else { continue };
+        match namespace.path() {
+            None => new.push(kind.short),
+            // liblxc has no item for it: the first process joins it itself.
+            Some(_) if kind.spec == "time" => {}
+            Some(path) => items.push(item(&format!("lxc.namespace.share.{}", kind.short), &path.display().to_string())),
+        }
+    }
+    items.push(item("lxc.namespace.clone", &new.join(" ")));
+    let other_pids = linux.namespaces.iter().any(|namespace| namespace.kind == "pid");
+    if other_pids {
+        // Else liblxc, which sees that `/proc` is of another namespace, unmounts it and fails to mount one.
+        items.push(item("lxc.mount.entry", "proc /proc proc nosuid,nodev,noexec 0 0"));
+    }
+    for (clock, offset) in &linux.time_offsets {
+        let nanoseconds = i128::from(offset.secs) * 1_000_000_000 + i128::from(offset.nanosecs);
+        let name = if clock == "boottime" { "boot" } else { clock };
+        items.push(item(&format!("lxc.time.offset.{name}"), &format!("{nanoseconds}ns")));
+    }
+    items
+}
+
+fn mappings(spec: &Spec) -> Vec<(String, String)> {
+    let linux = spec.linux();
+    let is_new = |namespace: &crate::spec::Namespace| namespace.kind == "user" && namespace.path().is_none();
+    if !linux.namespaces.iter().any(is_new) {
+        return Vec::new();
+    }
+    let line = |which: &str, mapping: &IdMapping| {
+        item("lxc.idmap", &format!("{which} {} {} {}", mapping.container_id, mapping.host_id, mapping.size))
+    };
+    let users = linux.uid_mappings.iter().map(|mapping| line("u", mapping));
+    let groups = linux.gid_mappings.iter().map(|mapping| line("g", mapping));
+    users.chain(groups).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(linux: &str) -> Spec {
+        serde_json::from_str(&format!(r#"{{"linux": {linux}}}"#)).unwrap()
+    }
+
+    fn lines(spec: &Spec) -> Vec<String> {
+        let parts =
+            Parts { program: Path::new("/proc/self/fd/9"), arguments: &["init".to_owned()], cgroup: Some("a/b") };
+        items(spec, &parts).into_iter().map(|(key, value)| format!("{key} = {value}")).collect()
+    }
+
+    #[test]
+    fn an_ordinary_container() {
+        let spec = spec(
+            r#"{"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/x"}]}"#,
+        );
+        insta::assert_debug_snapshot!(lines(&spec), @r#"
+        [
+            "lxc.console.path = none",
+            "lxc.autodev = 0",
+            "lxc.pty.max = 0",
+            "lxc.apparmor.profile = unconfined",
+            "lxc.namespace.share.net = /run/netns/x",
+            "lxc.namespace.clone = pid mnt",
+            "lxc.mount.entry = proc /proc proc nosuid,nodev,noexec 0 0",
+            "lxc.cgroup.relative = 0",
+            "lxc.cgroup.dir.monitor = a/b.monitor",
+            "lxc.cgroup.dir.container = a/b",
+            "lxc.init.cmd = /proc/self/fd/9 init",
+        ]
+        "#);
+    }
+
+    #[test]
+    fn a_user_namespace_has_its_maps_and_a_time_namespace_its_offsets() {
+        let spec = spec(
+            r#"{"namespaces": [{"type": "mount"}, {"type": "user"}, {"type": "time"}],
+                "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
+                "gidMappings": [{"containerID": 0, "hostID": 200000, "size": 10}],
+                "timeOffsets": {"boottime": {"secs": -1, "nanosecs": 5}, "monotonic": {"secs": 2}}}"#,
+        );
+        let lines = lines(&spec);
+        for line in [
+            "lxc.namespace.clone = mnt user time",
+            "lxc.idmap = u 0 100000 65536",
+            "lxc.idmap = g 0 200000 10",
+            "lxc.time.offset.boot = -999999995ns",
+            "lxc.time.offset.monotonic = 2000000000ns",
+        ] {
+            assert!(lines.iter().any(|other| other == line), "{line}: {lines:#?}");
+        }
+    }
+}
