@@ -1,4 +1,4 @@
-//! Puts the programs together in one folder, as they would be installed: `stoke`, `stoke-vm`, and a static `stoke-init`.
+//! Puts the programs together in one folder, as they would be installed: `stoke`, `stoke-vm`, `stoke-lxc`, and a static `stoke-init`.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ impl Options {
     }
 }
 
-/// How `stoke` and `stoke-vm` are compiled. `stoke-init` is always small: see the profile `init`.
+/// How all but `stoke-init` are compiled. `stoke-init` is always small: see the profile `init`.
 #[derive(Clone, Copy)]
 pub(crate) enum Profile {
     Dev,
@@ -35,8 +35,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         Profile::Dev => ("dev", "debug"),
         Profile::Release => ("release", "release"),
     };
-    let programs = ["build", "--package", "stoke", "--package", "stoke-vm", "--profile", name];
-    run("build stoke and stoke-vm", &mut cargo(&programs))?;
+    let programs =
+        ["build", "--package", "stoke", "--package", "stoke-vm", "--package", "stoke-lxc", "--profile", name];
+    run("build stoke, stoke-vm and stoke-lxc", &mut cargo(&programs))?;
     let init = ["build", "--package", "stoke-init", "--profile", "init", "--target", INIT_TARGET];
     // Jitter entropy costs an emulated machine a second of each boot; the kernel's random numbers are ready by then.
     let environment = [("RUSTFLAGS", "-C target-feature=+crt-static"), ("AWS_LC_SYS_NO_JITTER_ENTROPY", "1")];
@@ -44,7 +45,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let target = target();
     let together = target.join("stokehold").join(folder);
     fs_err::create_dir_all(&together)?;
-    for program in ["stoke", "stoke-vm"] {
+    for program in ["stoke", "stoke-vm", "stoke-lxc"] {
         place(&target.join(folder).join(program), &together.join(program))?;
     }
     place(&target.join(INIT_TARGET).join("init/stoke-init"), &together.join("stoke-init"))?;

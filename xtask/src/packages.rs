@@ -47,6 +47,8 @@ const DEMO: &[Package] = &[
     package("openssh-client", "/usr/bin/ssh", "stoke ssh"),
     package("ipmitool", "/usr/bin/ipmitool", "power and consoles of servers by IPMI"),
     package("swtpm", "/usr/bin/swtpm", "TPMs of virtual machines"),
+    package("liblxc1", "/usr/lib/x86_64-linux-gnu/liblxc.so.1", "pods that are system containers"),
+    package("libseccomp2", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2", "filters of system calls in them"),
 ];
 
 const TEST: &[Package] = &[
@@ -84,6 +86,10 @@ const TEST: &[Package] = &[
     package("openipmi", "/usr/bin/ipmi_sim", "tests: a server's management controller"),
     package("qemu-system-arm", "/usr/bin/qemu-system-aarch64", "tests: machines of 64-bit Arm"),
     package("qemu-efi-aarch64", "/usr/share/AAVMF/AAVMF_CODE.fd", "tests: their firmware"),
+    package("conmon", "/usr/bin/conmon", "tests: calls our container runtime as CRI-O does"),
+    package("podman", "/usr/bin/podman", "tests: the same, as podman does"),
+    package("crun", "/usr/bin/crun", "tests: a second opinion on containers"),
+    package("runc", "/usr/sbin/runc", "tests: the same"),
 ];
 
 /// Installs what is missing, as root on Debian; otherwise fails with what to do.

@@ -135,6 +135,9 @@ fn monitor(prepared: &Prepared, inherited: &[RawFd], parent: Pid) -> c_int {
     if death.is_err() || rustix::process::getppid() != Some(parent) {
         return FAILED;
     }
+    if silence().is_err() {
+        return FAILED;
+    }
     for descriptor in inherited {
         // JUSTIFICATION: descriptors are inherited by number.
         // SAFETY: they are open in the parent during the fork; only a flag of theirs changes.
@@ -160,6 +163,12 @@ fn monitor(prepared: &Prepared, inherited: &[RawFd], parent: Pid) -> c_int {
 }
 
 type New = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut Object;
+
+/// liblxc prints errors, even if it is told not to. What it says is in its log.
+fn silence() -> io::Result<()> {
+    let nowhere = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stderr(nowhere)?)
+}
 
 /// Configures and starts; returns when the container has ended.
 fn run(prepared: &Prepared) -> Result<(), String> {

@@ -161,6 +161,27 @@ impl Group {
         Ok(())
     }
 
+    /// Has the hierarchy of version 2 give the controllers of these limits to the group, from the root downwards. liblxc does
+    /// so too, but not in the root.
+    pub fn enable(&self, writes: &[Write]) -> Result<()> {
+        let Some(unified) = self.view.unified() else { return Ok(()) };
+        let is_unified = |write: &&Write| unified.controllers.contains(&write.controller);
+        for write in writes.iter().filter(is_unified) {
+            let mut folder = unified.mountpoint.clone();
+            for part in self.path.split('/') {
+                let file = folder.join("cgroup.subtree_control");
+                let enabled = std::fs::read_to_string(&file).unwrap_or_default();
+                if !enabled.split_ascii_whitespace().any(|controller| controller == write.controller) {
+                    let what =
+                        || format!("{}: cannot enable {} in {}", write.field, write.controller, folder.display());
+                    std::fs::write(&file, format!("+{}", write.controller)).context(what)?;
+                }
+                folder.push(part);
+            }
+        }
+        Ok(())
+    }
+
     /// Writes limits. One that the kernel refuses is tried again after the others: some are only valid in one order, which
     /// depends on whether they grow or shrink.
     pub fn apply(&self, writes: &[Write]) -> Result<()> {

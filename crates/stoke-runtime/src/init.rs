@@ -14,6 +14,7 @@ mod mounts;
 mod options;
 mod root;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -21,6 +22,7 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::error::{Context as _, Error, Result};
 use crate::hooks;
+use crate::spec::TimeOffset;
 use crate::state::{State, Status};
 use crate::wire::{Joining, Link, Message, Plan};
 
@@ -44,6 +46,9 @@ pub fn container(plan: &str) -> Result<()> {
     lives.context(|| "cannot outlive the monitor".to_owned())?;
     let plan: Plan = read(plan)?;
     let link = Link::new(inherited(plan.link)?);
+    if let Some(stderr) = plan.stderr {
+        rustix::stdio::dup2_stderr(inherited(stderr)?).context(|| "cannot take the standard error".to_owned())?;
+    }
     let lookup = prepare(&plan, &link);
     let (proc, program) = match lookup {
         Ok(prepared) => prepared,
@@ -93,10 +98,8 @@ fn prepare(plan: &Plan, link: &Link) -> Result<(OwnedFd, identity::Program)> {
     };
     let spec = &plan.spec;
     let linux = spec.linux();
-    for namespace in linux.namespaces.iter().filter(|namespace| namespace.kind == "time") {
-        if let (Some(path), Some(kind)) = (namespace.path(), crate::namespaces::named("time")) {
-            join(&crate::namespaces::open(kind, path)?, LinkNameSpaceType::Time, "time")?;
-        }
+    if let Some(namespace) = linux.namespaces.iter().find(|namespace| namespace.kind == "time") {
+        clocks(namespace, &linux.time_offsets)?;
     }
     names(plan)?;
     let is_new = |kind: &str| linux.namespaces.iter().any(|other| other.kind == kind && other.path().is_none());
@@ -116,6 +119,21 @@ fn prepare(plan: &Plan, link: &Link) -> Result<(OwnedFd, identity::Program)> {
     let process = spec.process.as_ref();
     let program = process.map(identity::find_program).transpose()?.unwrap_or_default();
     Ok((proc, program))
+}
+
+/// A time namespace, made or joined. A new one is first that of children only, so that its clocks can be set; then it is ours.
+fn clocks(namespace: &crate::spec::Namespace, offsets: &BTreeMap<String, TimeOffset>) -> Result<()> {
+    let what = || "linux.timeOffsets".to_owned();
+    if let (Some(path), Some(kind)) = (namespace.path(), crate::namespaces::named("time")) {
+        return join(&crate::namespaces::open(kind, path)?, LinkNameSpaceType::Time, "time");
+    }
+    stoke_sys::namespace::unshare_time_of_children().context(what)?;
+    for (clock, offset) in offsets {
+        let line = format!("{clock} {} {}", offset.secs, offset.nanosecs);
+        std::fs::write("/proc/self/timens_offsets", line).context(what)?;
+    }
+    let own = std::fs::File::open("/proc/self/ns/time_for_children").context(what)?;
+    join(&own.into(), LinkNameSpaceType::Time, "time")
 }
 
 fn names(plan: &Plan) -> Result<()> {

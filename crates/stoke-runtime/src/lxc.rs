@@ -54,9 +54,9 @@ fn namespaces(spec: &Spec) -> Vec<(String, String)> {
     for namespace in &linux.namespaces {
         let Some(kind) = namespaces::named(&namespace.kind) else { continue };
         match namespace.path() {
+            // liblxc cannot join one, nor set its clocks to the nanosecond: the first process does both itself.
+            _ if kind.spec == "time" => {}
             None => new.push(kind.short),
-            // liblxc has no item for it: the first process joins it itself.
-            Some(_) if kind.spec == "time" => {}
             Some(path) => items.push(item(&format!("lxc.namespace.share.{}", kind.short), &path.display().to_string())),
         }
     }
@@ -65,11 +65,6 @@ fn namespaces(spec: &Spec) -> Vec<(String, String)> {
     if other_pids {
         // Else liblxc, which sees that `/proc` is of another namespace, unmounts it and fails to mount one.
         items.push(item("lxc.mount.entry", "proc /proc proc nosuid,nodev,noexec 0 0"));
-    }
-    for (clock, offset) in &linux.time_offsets {
-        let nanoseconds = i128::from(offset.secs) * 1_000_000_000 + i128::from(offset.nanosecs);
-        let name = if clock == "boottime" { "boot" } else { clock };
-        items.push(item(&format!("lxc.time.offset.{name}"), &format!("{nanoseconds}ns")));
     }
     items
 }
@@ -125,21 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_has_its_maps_and_a_time_namespace_its_offsets() {
+    fn a_user_namespace_has_its_maps() {
         let spec = spec(
-            r#"{"namespaces": [{"type": "mount"}, {"type": "user"}, {"type": "time"}],
+            r#"{"namespaces": [{"type": "mount"}, {"type": "user"}],
                 "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}],
-                "gidMappings": [{"containerID": 0, "hostID": 200000, "size": 10}],
-                "timeOffsets": {"boottime": {"secs": -1, "nanosecs": 5}, "monotonic": {"secs": 2}}}"#,
+                "gidMappings": [{"containerID": 0, "hostID": 200000, "size": 10}]}"#,
         );
         let lines = lines(&spec);
-        for line in [
-            "lxc.namespace.clone = mnt user time",
-            "lxc.idmap = u 0 100000 65536",
-            "lxc.idmap = g 0 200000 10",
-            "lxc.time.offset.boot = -999999995ns",
-            "lxc.time.offset.monotonic = 2000000000ns",
-        ] {
+        for line in ["lxc.namespace.clone = mnt user", "lxc.idmap = u 0 100000 65536", "lxc.idmap = g 0 200000 10"] {
             assert!(lines.iter().any(|other| other == line), "{line}: {lines:#?}");
         }
     }

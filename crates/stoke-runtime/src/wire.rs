@@ -35,6 +35,8 @@ pub struct Plan {
     pub trees: Vec<Option<i32>>,
     pub console: Option<i32>,
     pub seccomp: Option<i32>,
+    /// The standard error that the caller gave.
+    pub stderr: Option<i32>,
     pub options: Options,
 }
 

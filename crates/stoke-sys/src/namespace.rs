@@ -36,6 +36,14 @@ pub fn unshare_user_and_network() -> io::Result<()> {
     unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)
 }
 
+/// Gives children of the process, not itself, a time namespace of their own, whose clocks can be set until one is born there.
+///
+/// # Errors
+/// If the system refuses: it needs `CAP_SYS_ADMIN`.
+pub fn unshare_time_of_children() -> io::Result<()> {
+    unshare(UnshareFlags::NEWTIME)
+}
+
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // JUSTIFICATION: rustix marks the call unsafe because of `CLONE_FILES`, which hides descriptors from other threads.
     // SAFETY: the flags of this module's callers do not contain `CLONE_FILES`.

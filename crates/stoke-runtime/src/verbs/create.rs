@@ -56,7 +56,7 @@ pub fn create(runtime: &Runtime, creation: &Creation) -> Result<()> {
     let cgroup = cgroup::path(&spec.linux().cgroups_path, &creation.id)?;
     let writes = limits::plan(&spec.linux().resources.clone().unwrap_or_default(), Group::open(&cgroup)?.view())?;
     let folder = runtime.root.create(&creation.id)?;
-    let mut unfinished = Unfinished { folder: &folder, monitor: None, init: None, cgroup: Some(cgroup.clone()) };
+    let mut unfinished = Unfinished { folder: &folder, monitor: None, init: None, cgroup: None };
     let made = Making { runtime, creation, spec: &spec, bundle, rootfs, cgroup, writes, folder: &folder }
         .make(&parts, &mut unfinished);
     if made.is_ok() {
@@ -153,7 +153,11 @@ impl Making<'_> {
         let mut record = self.record();
         self.folder.write_spec(self.spec)?;
         self.folder.write(&record)?;
+        // What is written down as ours is killed and removed when this fails: so not before it is known to be nobody's.
         self.make_way()?;
+        unfinished.cgroup = Some(self.cgroup.clone());
+        record.cgroup = Some(self.cgroup.clone());
+        self.folder.write(&record)?;
         // Whoever the first process is orphaned to: us, as long as we are there.
         let reaper = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         reaper.context(|| "cannot become a subreaper".to_owned())?;
@@ -192,7 +196,7 @@ impl Making<'_> {
             created: jiff::Timestamp::now().to_string(),
             creator: Process::find(rustix::process::getpid()),
             init: None,
-            cgroup: Some(self.cgroup.clone()),
+            cgroup: None,
             annotations: self.spec.annotations.clone(),
             owner: rustix::process::getuid().as_raw(),
         }
@@ -216,6 +220,8 @@ impl Making<'_> {
         link.identify()?;
         let listener = wire::listen(&self.folder.start_socket())?;
         let inside = inside.into_socket();
+        // liblxc prints what goes wrong, whatever it is told: it gets no standard error.
+        let stderr = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok();
         let plan = inherit::plan(&Plan {
             id: self.creation.id.clone(),
             bundle: self.bundle.clone(),
@@ -228,6 +234,7 @@ impl Making<'_> {
             trees: trees.mounts.iter().map(|tree| tree.as_ref().map(inherit::number)).collect(),
             console: parts.console.as_ref().map(inherit::number),
             seccomp: parts.seccomp.as_ref().map(inherit::number),
+            stderr: stderr.as_ref().map(inherit::number),
             options: self.creation.options.clone(),
         })?;
         let program = inherit::program()?;
@@ -235,13 +242,15 @@ impl Making<'_> {
         let arguments = [init::CONTAINER.to_owned(), inherit::number(&plan).to_string()];
         let lxc_parts = lxc::Parts { program: &path, arguments: &arguments, cgroup: Some(&self.cgroup) };
         let definition = Definition {
-            name: self.creation.id.clone(),
-            folder: self.folder.path().to_owned(),
+            // Both make the address of a socket, unique on this host. liblxc has the container's user look into the folder,
+            // so it must not be ours.
+            name: self.folder.path().display().to_string().trim_start_matches('/').replace('/', "-"),
+            folder: PathBuf::from("/usr"),
             items: lxc::items(self.spec, &lxc_parts),
             log: self.folder.lxc_log(),
             log_level: self.runtime.lxc_log_level.clone(),
         };
-        let optional = [&parts.console, &parts.seccomp].into_iter().chain(&trees.mounts);
+        let optional = [&parts.console, &parts.seccomp, &stderr].into_iter().chain(&trees.mounts);
         let given = [&inside, &listener, &trees.root, &plan, &program].into_iter().chain(optional.flatten());
         let given: Vec<BorrowedFd<'_>> = given.map(|descriptor| descriptor.as_fd()).collect();
         unfinished.monitor =
@@ -256,6 +265,7 @@ impl Making<'_> {
 
     fn limit(&self, init: Process) -> Result<()> {
         let group = Group::open(&self.cgroup)?;
+        group.enable(&self.writes)?;
         group.apply(&self.writes)?;
         let linux = self.spec.linux();
         let rules = linux.resources.as_ref().map(|resources| resources.devices.as_slice()).unwrap_or_default();
