@@ -42,6 +42,7 @@ pub fn check(spec: &Spec) -> Result<()> {
     let linux = spec.linux();
     namespaces_of(&linux, spec)?;
     not_done(&linux)?;
+    sysctls(&linux)?;
     for (index, mount) in spec.mounts.iter().enumerate() {
         if mount.destination.as_os_str().is_empty() {
             return Err(Error::field(format!("mounts[{index}].destination"), "is empty"));
@@ -145,6 +146,36 @@ fn mappings(field: &str, mappings: &[IdMapping]) -> Result<()> {
     }
 }
 
+/// Kernel parameters must be of a namespace that the container has of its own: any other is the host's.
+fn sysctls(linux: &Linux) -> Result<()> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    for key in linux.sysctl.keys() {
+        // Both ways of writing one are in use; in a name of an interface a dot becomes a slash.
+        let name = key.replace('/', ".");
+        let kind = match name.as_str() {
+            name if IPC.contains(&name) || name.starts_with("fs.mqueue.") => "ipc",
+            name if name.starts_with("net.") => "network",
+            "kernel.domainname" => "uts",
+            "kernel.hostname" => return Err(Error::field("linux.sysctl", "kernel.hostname: use the field hostname")),
+            _ => return Err(Error::field("linux.sysctl", format!("{key} is the whole host's"))),
+        };
+        let leaves = name.split('.').any(str::is_empty);
+        if leaves || !linux.namespaces.iter().any(|namespace| namespace.kind == kind) {
+            return Err(Error::field("linux.sysctl", format!("{key} needs a {kind} namespace in linux.namespaces")));
+        }
+    }
+    Ok(())
+}
+
 /// What the specification has and this runtime has not.
 fn not_done(linux: &Linux) -> Result<()> {
     let is_there = |value: &Option<serde_json::Value>| value.as_ref().is_some_and(|value| !value.is_null());
@@ -152,6 +183,10 @@ fn not_done(linux: &Linux) -> Result<()> {
         ("linux.intelRdt", is_there(&linux.intel_rdt)),
         ("linux.memoryPolicy", is_there(&linux.memory_policy)),
         ("linux.netDevices", !linux.net_devices.is_empty()),
+        (
+            "linux.personality.flags",
+            linux.personality.as_ref().is_some_and(|personality| !personality.flags.is_empty()),
+        ),
     ];
     match fields.iter().find(|(_, is_set)| *is_set) {
         Some((field, _)) => Err(Error::field(*field, "is not supported")),
@@ -213,6 +248,10 @@ mod tests {
             (r#"{"linux": {"memoryPolicy": {"mode": "x"}}}"#, "linux.memoryPolicy"),
             (r#"{"linux": {"netDevices": {"eth0": {}}}}"#, "linux.netDevices"),
             (r#"{"mounts": [{"type": "tmpfs"}]}"#, "mounts[0].destination"),
+            (r#"{"linux": {"sysctl": {"kernel.panic": "1"}}}"#, "linux.sysctl"),
+            (r#"{"linux": {"sysctl": {"net.ipv4.ip_forward": "1"}}}"#, "linux.sysctl"),
+            (r#"{"linux": {"sysctl": {"net/../kernel/panic": "1"}}}"#, "linux.sysctl"),
+            (r#"{"linux": {"personality": {"domain": "LINUX", "flags": ["X"]}}}"#, "linux.personality.flags"),
         ];
         for (change, field) in wrong {
             let message = refused(change);

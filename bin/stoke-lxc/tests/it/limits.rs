@@ -25,6 +25,9 @@ fn limits_are_written_and_updated() {
     world.ok(&["update", "--resources", world.path("resources").to_str().unwrap(), &world.id]);
     assert_eq!(read(&world, "memory", "memory.limit_in_bytes"), "33554432");
     assert_eq!(read(&world, "pids", "pids.max"), "50");
+    std::fs::write(world.path("resources"), r#"{"memory": {"limit": 4096, "checkBeforeUpdate": true}}"#).unwrap();
+    let said = world.fails(&["update", "--resources", world.path("resources").to_str().unwrap(), &world.id]);
+    assert!(said.starts_with("linux.resources.memory.limit: 4096 is less than"), "{said}");
     world.ok(&["update", "--pids-limit", "-1", "--cpu-share", "100", &world.id]);
     assert_eq!(read(&world, "pids", "pids.max"), "max");
     assert_eq!(read(&world, "cpu", "cpu.shares"), "100");

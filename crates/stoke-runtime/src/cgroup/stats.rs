@@ -45,6 +45,11 @@ fn cpu(group: &Group) -> Value {
     })
 }
 
+/// Bytes of memory that are used.
+pub fn memory_used(group: &Group) -> u64 {
+    memory(group).pointer("/usage/usage").and_then(Value::as_u64).unwrap_or_default()
+}
+
 fn memory(group: &Group) -> Value {
     let Some(hierarchy) = group.view().find("memory") else { return json!({}) };
     let folder = group.folder(hierarchy);

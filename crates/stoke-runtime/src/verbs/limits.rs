@@ -1,7 +1,7 @@
 //! `pause`, `resume` and `update`: a container's cgroup while it runs.
 
 use super::{Runtime, wrong_status};
-use crate::cgroup::{devices, limits};
+use crate::cgroup::{devices, limits, stats as usage};
 use crate::error::{Error, Result};
 use crate::spec::Resources;
 use crate::state::Status;
@@ -40,6 +40,18 @@ pub fn update(runtime: &Runtime, id: &str, resources: &Resources) -> Result<()> 
         return Err(wrong_status(id, status, "update"));
     }
     let group = record.group()?.ok_or_else(|| Error::State(format!("container {id} has no cgroup")))?;
-    group.apply(&limits::plan(resources, group.view())?)?;
+    let memory = resources.memory.clone().unwrap_or_default();
+    let is_checked = memory.check_before_update == Some(true);
+    if let Some(limit) = memory.limit.filter(|limit| is_checked && *limit > 0) {
+        let used = usage::memory_used(&group);
+        // Version 2 takes a limit below what is used, and kills for it.
+        if i128::from(used) > i128::from(limit) {
+            let reason = format!("{limit} is less than the {used} bytes that are used");
+            return Err(Error::field("linux.resources.memory.limit", reason));
+        }
+    }
+    let writes = limits::plan(resources, group.view())?;
+    group.enable(&writes)?;
+    group.apply(&writes)?;
     devices::apply(&group, &resources.devices)
 }
