@@ -73,6 +73,33 @@ pub(crate) fn ready_condition(state: &Result<(&'static str, String), Waiting>) -
     }
 }
 
+/// Reasons of not being ready for which nothing goes on by itself: somebody wants it so, or has to do something.
+const AT_REST: [&str; 16] = [
+    "BootFailed",
+    "BuildFailed",
+    "Failed",
+    "FarmMissing",
+    "ImageMissing",
+    "ImageNotSigned",
+    "Invalid",
+    "NameTaken",
+    "NeedsCluster",
+    "NoAddress",
+    "NodeLost",
+    "NotHeardOf",
+    "NothingSigned",
+    "PoweredOff",
+    "Stopped",
+    "UnknownMinimum",
+];
+
+/// Whether an object is on its way to `Ready`.
+fn progressing(ready: &Condition) -> Condition {
+    let holds = ready.status == Truth::False && !AT_REST.contains(&ready.reason.as_str());
+    let message = if holds { ready.message.clone() } else { String::new() };
+    condition("Progressing", holds, &ready.reason, message)
+}
+
 /// A condition that holds or not.
 pub(crate) fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>) -> Condition {
     Condition::new(kind, if holds { Truth::True } else { Truth::False }, reason, message)
@@ -87,7 +114,8 @@ pub(crate) fn with_times(old: &[Condition], mut new: Vec<Condition>) -> Vec<Cond
     new
 }
 
-/// Adds an object's status, and an event for each condition whose truth or reason is new.
+/// Adds an object's status, and an event for each condition whose truth or reason is new. A status without `Progressing` gets
+/// what its `Ready` says of that, which is no event of its own.
 pub(crate) fn push(desired: &mut Desired, object: &ObjectRef, old: &[Condition], mut status: Status) {
     let same = |a: &Condition, b: &Condition| a.kind == b.kind && a.status == b.status && a.reason == b.reason;
     for condition in status.conditions_mut() {
@@ -100,7 +128,14 @@ pub(crate) fn push(desired: &mut Desired, object: &ObjectRef, old: &[Condition],
         };
         desired.events.push(Occurrence { object: object.clone(), reason: condition.reason.clone(), message });
     }
-    let conditions = std::mem::take(status.conditions_mut());
+    let mut conditions = std::mem::take(status.conditions_mut());
+    let ready = conditions.iter().position(|condition| condition.kind == "Ready");
+    if let Some((at, ready)) = ready.and_then(|at| Some((at, conditions.get(at)?)))
+        && !conditions.iter().any(|condition| condition.kind == "Progressing")
+    {
+        let progressing = progressing(ready);
+        conditions.insert(at + 1, progressing);
+    }
     *status.conditions_mut() = with_times(old, conditions);
     desired.statuses.push((object.clone(), status));
 }

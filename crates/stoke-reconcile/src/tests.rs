@@ -248,6 +248,28 @@ fn the_lab_comes_up_one_step_after_the_other() {
 }
 
 #[test]
+fn what_is_on_its_way_says_so_and_what_waits_for_somebody_does_not() {
+    let mut world = World::new(lab());
+    world.building = true;
+    let progressing = |world: &World, kind, name: &str| {
+        let object = world.observed.objects.iter().find(|object| object.reference() == reference(kind, name)).unwrap();
+        let found = object.conditions().iter().find(|condition| condition.kind == "Progressing").unwrap();
+        format!("{:?} {}", found.status, found.reason)
+    };
+    world.settle();
+    assert_eq!(progressing(&world, Kind::Farm, "lab"), "True WaitingForImage");
+    world.building = false;
+    world.observed.workloads.clear();
+    let events = world.settle().round().events;
+    assert_eq!(progressing(&world, Kind::Farm, "lab"), "False Serving");
+    assert_eq!(progressing(&world, Kind::Machine, "node-1"), "True Booting");
+    assert!(events.is_empty(), "{events:?}");
+    world.object(Kind::Farm, "lab").metadata_mut().name = "other".parse().unwrap();
+    world.round();
+    assert_eq!(progressing(&world, Kind::Machine, "node-1"), "False Invalid");
+}
+
+#[test]
 fn what_each_workload_is_told() {
     let mut world = World::new(lab());
     world.settle();
@@ -418,16 +440,16 @@ fn what_a_router_notices_on_the_wire_is_a_condition_while_it_lasts() {
         let lan = world.object(Kind::Lan, "lab");
         lan.conditions().iter().map(|condition| condition.kind.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(kinds(&mut world), ["Ready"]);
+    assert_eq!(kinds(&mut world), ["Ready", "Progressing"]);
     let exhausted = |world: &mut World, at| {
         let Report::Router(report) = world.report("router-default-lab") else { panic!("a router's report") };
         report.exhausted_at = at;
         world.round().events.iter().map(|event| event.reason.clone()).collect::<Vec<_>>()
     };
     assert_eq!(exhausted(&mut world, Some(7)), ["PoolsFull"]);
-    assert_eq!(kinds(&mut world), ["Ready", "AddressesExhausted"]);
+    assert_eq!(kinds(&mut world), ["Ready", "Progressing", "AddressesExhausted"]);
     assert_eq!(exhausted(&mut world, None), [""; 0]);
-    assert_eq!(kinds(&mut world), ["Ready"]);
+    assert_eq!(kinds(&mut world), ["Ready", "Progressing"]);
 }
 
 #[test]
