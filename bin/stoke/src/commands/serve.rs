@@ -17,7 +17,7 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
     stoke_daemon::init_tracing();
     let launch = Launch { config: serve.config, socket: serve.socket };
     let runtime = runtime(serve.role).build().context("cannot start")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         if let Some(ports) = &serve.ports
             && !interfaces(serve.role, ports).await?
         {
@@ -31,8 +31,10 @@ pub(crate) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
             RoleName::Build => stoke_host::build::run(launch, serve.report).await,
             RoleName::Operator => stoke_kube::operator::run(&launch.config).await,
         }
-    })?;
-    Ok(ExitCode::SUCCESS)
+    });
+    // What is being uploaded to a registry is taken up by the next operator.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// An operator computes a round at a time: the processors of a large node would be threads and heaps of no use to it.

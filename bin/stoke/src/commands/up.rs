@@ -27,9 +27,12 @@ use crate::output::{self, Color};
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long after its connections the installation may end.
+const MOMENT: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut files = Watched::load(&files.paths)?;
         let client = Client::new(&folders.control_socket())?;
         if client.is_alive().await? {
@@ -37,7 +40,10 @@ pub(crate) fn run(folders: &Folders, files: &Files) -> anyhow::Result<ExitCode> 
         } else {
             live(folders, client, files).await
         }
-    })
+    });
+    // What is being uploaded to a registry would be waited for, and is taken up again the next time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Another `stoke up` runs already: it gets the files.
@@ -65,17 +71,17 @@ async fn live(folders: &Folders, client: Client, mut files: Watched) -> anyhow::
         ended = &mut host => return finished(folders, ended),
         ready = begin(&client, &mut files) => ready?,
     };
-    tokio::select! {
-        ended = &mut host => finished(folders, ended),
-        told = tell(watch, began) => {
-            told?;
-            finished(folders, host.await)
-        }
-        told = follow(&client, files) => {
-            told?;
-            finished(folders, host.await)
-        }
+    let told = tokio::select! {
+        ended = &mut host => return finished(folders, ended),
+        told = tell(watch, began) => told,
+        told = follow(&client, files) => told,
+    };
+    // Its end breaks connections a moment before it is seen itself, which is no failure of theirs.
+    if let Ok(ended) = tokio::time::timeout(MOMENT, &mut host).await {
+        return finished(folders, ended);
     }
+    told?;
+    finished(folders, host.await)
 }
 
 /// Waits for the installation, and gives it the files.

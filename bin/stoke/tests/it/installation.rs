@@ -41,6 +41,13 @@ impl Up {
         self.end()
     }
 
+    /// Ctrl-C, which must end it well.
+    pub(crate) fn interrupt_well(self) {
+        let stderr = self.stderr.clone();
+        let (well, told) = self.interrupt();
+        assert!(well, "{told}{}", std::fs::read_to_string(stderr).unwrap_or_default());
+    }
+
     /// Waits for its end; whether that was a good one, and all that was told.
     fn end(mut self) -> (bool, String) {
         let mut told = String::new();

@@ -138,7 +138,8 @@ fn an_image_goes_where_it_says_and_a_registry_that_comes_later_gets_it() {
     let path = stoke.file("files/image.json", &image(&[&there, away]).to_string());
     let up = Up::start(&stoke, &path);
     let said = || {
-        let image: Value = serde_json::from_str(&stoke.stdout(&["get", "image", "node", "-o", "json"])).ok()?;
+        // Until it is applied there is none.
+        let image: Value = serde_json::from_slice(&stoke.run(&["get", "image", "node", "-o", "json"]).stdout).ok()?;
         let conditions = image["status"]["conditions"].as_array()?.clone();
         let published = conditions.into_iter().find(|condition| condition["type"] == "Published")?;
         Some(format!("{}: {}", published["reason"].as_str()?, published["message"].as_str()?))
@@ -157,7 +158,7 @@ fn an_image_goes_where_it_says_and_a_registry_that_comes_later_gets_it() {
     let tag = registry.reference(&format!("farm/node:{}.sig", version.to_string().replace(':', "-")));
     until("its signature", || skopeo_finds(&tag));
     assert!(openssl_verifies(&registry, &version.to_string(), &public));
-    assert!(up.interrupt().0);
+    up.interrupt_well();
 }
 
 #[test]

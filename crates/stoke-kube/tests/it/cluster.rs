@@ -10,8 +10,8 @@ use stoke_kube::object;
 use testbed::kubernetes::{ControlPlane, Options};
 use tokio::sync::OnceCell;
 
-/// How long anything may take that has to happen.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+/// How long anything may take that has to happen, beside builds of servers and other tests on two processors.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// The shared control plane with a client of it for this test's runtime.
 pub(crate) async fn shared() -> (&'static ControlPlane, Client) {
