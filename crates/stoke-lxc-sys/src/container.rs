@@ -67,6 +67,16 @@ pub struct Definition {
     pub log_level: String,
 }
 
+/// Ways into the cgroups of the container: the monitor goes there itself, and all that it starts is born there.
+#[derive(Debug, Default)]
+pub struct Entrance<'a> {
+    /// Files `tasks` of version 1, open for writing. A thread that moves itself alone does not wait for a grace period of RCU,
+    /// unlike a process that is moved (Linux' `cgroup_procs_write_start`).
+    pub tasks: Vec<BorrowedFd<'a>>,
+    /// The folder in the hierarchy of version 2, where a process can be born.
+    pub unified: Option<BorrowedFd<'a>>,
+}
+
 /// The definition as C strings, made before the fork.
 struct Prepared {
     name: CString,
@@ -96,23 +106,73 @@ pub fn version() -> Result<String, LibraryError> {
 /// # Errors
 /// If a text contains a null byte, the process has several threads, or it cannot fork. That liblxc fails is seen by the
 /// monitor's end, and said in the log.
-pub fn start(definition: &Definition, inherited: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+pub fn start(definition: &Definition, inherited: &[BorrowedFd<'_>], entrance: &Entrance<'_>) -> io::Result<Pid> {
     let prepared = prepare(definition)?;
     let inherited: Vec<RawFd> = inherited.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
     let parent = rustix::process::getpid();
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads cannot start a container"));
     }
-    // JUSTIFICATION: executing a second program only to call one function would cost a millisecond of each start.
-    // SAFETY: there is one thread, as just checked, so that no lock is held by another one that the child lacks.
-    match unsafe { libc::fork() } {
+    match fork_into(entrance.unified)? {
         0 => {
-            let code = monitor(&prepared, &inherited, parent);
+            let code = monitor(&prepared, &inherited, parent, entrance);
             // JUSTIFICATION: the child must not run what its parent would run at exit.
             // SAFETY: ends the process.
             unsafe { libc::_exit(code) }
         }
-        child => Pid::from_raw(child).filter(|_| child > 0).ok_or_else(io::Error::last_os_error),
+        child => Pid::from_raw(child).ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// The beginning of `struct clone_args` (Linux' `include/uapi/linux/sched.h`), up to version 2 of it.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks; the child is born in a cgroup of version 2, if there is one. Gives 0 in the child.
+fn fork_into(unified: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let Some(unified) = unified else {
+        // JUSTIFICATION: executing a second program only to call one function would cost a millisecond of each start.
+        // SAFETY: there is one thread, as the caller has checked, so that the child lacks no thread that holds a lock.
+        let child = unsafe { libc::fork() };
+        return if child < 0 { Err(io::Error::last_os_error()) } else { Ok(child) };
+    };
+    let cgroup = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&unified)).unwrap_or_default();
+    let exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    let arguments = CloneArguments { flags: INTO_CGROUP, exit_signal, cgroup, ..CloneArguments::default() };
+    // JUSTIFICATION: fork(2) cannot say in which cgroup.
+    // SAFETY: without a stack it is a fork, as above; the kernel reads as many bytes as the structure has. What the C library
+    // does at a fork beyond it is for other threads. liblxc makes its own children in this way too.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) };
+    if child < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(child).map_err(io::Error::other) }
+}
+
+/// Goes into the cgroups of version 1, and hides all from liblxc, which would make others and go there.
+fn enter(entrance: &Entrance<'_>) -> io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    for tasks in &entrance.tasks {
+        rustix::io::write(tasks, b"0")?;
+    }
+    // JUSTIFICATION: rustix marks the call unsafe because of `CLONE_FILES`, which hides descriptors from other threads.
+    // SAFETY: the flag is another one.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    match mount("none", "/sys/fs/cgroup", "tmpfs", MountFlags::RDONLY, None) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        other => Ok(other?),
     }
 }
 
@@ -130,7 +190,7 @@ fn prepare(definition: &Definition) -> io::Result<Prepared> {
 }
 
 /// All that the child does.
-fn monitor(prepared: &Prepared, inherited: &[RawFd], parent: Pid) -> c_int {
+fn monitor(prepared: &Prepared, inherited: &[RawFd], parent: Pid, entrance: &Entrance<'_>) -> c_int {
     let death = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if death.is_err() || rustix::process::getppid() != Some(parent) {
         return FAILED;
@@ -149,7 +209,8 @@ fn monitor(prepared: &Prepared, inherited: &[RawFd], parent: Pid) -> c_int {
         // SAFETY: there is one thread.
         unsafe { libc::setenv(c"PATH".as_ptr(), c"/nonexistent".as_ptr(), 1) };
     }
-    match run(prepared) {
+    let entered = enter(entrance).map_err(|error| format!("cannot enter the cgroups: {error}"));
+    match entered.and_then(|()| run(prepared)) {
         Ok(()) => 0,
         Err(message) => {
             // The log is where the parent looks.

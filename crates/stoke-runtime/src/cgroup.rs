@@ -1,15 +1,18 @@
 //! The cgroup of a container, in whichever hierarchies the host has: version 1, version 2, or both (hybrid).
 //!
-//! [`limits`] is the pure plan of what is written where. liblxc makes the folders and puts the first process there.
+//! [`limits`] is the pure plan of what is written where. liblxc has no part in it: it would make folders for its monitor too,
+//! and each process that it moves waits for a grace period of RCU.
 
 pub mod devices;
 pub mod limits;
 pub mod stats;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 use crate::error::{Context as _, Error, Result};
@@ -151,18 +154,81 @@ impl Group {
         found
     }
 
-    /// Puts a process into it.
-    pub fn add(&self, process: Pid) -> Result<()> {
-        for folder in self.folders().filter(|folder| folder.is_dir()) {
-            let file = folder.join("cgroup.procs");
-            let what = || format!("cannot put process {process} into {}", folder.display());
-            fs::write(file, process.as_raw_nonzero().to_string()).context(what)?;
+    /// Makes its folders, and those above them.
+    pub fn make(&self) -> Result<()> {
+        for hierarchy in &self.view.hierarchies {
+            let folder = self.folder(hierarchy);
+            fs::create_dir_all(&folder).context(|| format!("cannot make cgroup {}", folder.display()))?;
+            if hierarchy.version == Version::V1 && hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                self.inherit_processors(hierarchy)?;
+            }
         }
         Ok(())
     }
 
-    /// Has the hierarchy of version 2 give the controllers of these limits to the group, from the root downwards. liblxc does
-    /// so too, but not in the root.
+    /// A new cpuset of version 1 has no processors and no memory, and nobody can enter it: it gets what the one above has.
+    fn inherit_processors(&self, hierarchy: &Hierarchy) -> Result<()> {
+        let mut above = hierarchy.mountpoint.clone();
+        for part in self.path.split('/') {
+            let folder = above.join(part);
+            for name in ["cpuset.cpus", "cpuset.mems"] {
+                let (from, to) = (above.join(name), folder.join(name));
+                let what = || format!("cannot set {}", to.display());
+                if fs::read_to_string(&to).context(what)?.trim().is_empty() {
+                    fs::write(&to, fs::read_to_string(&from).context(what)?.trim()).context(what)?;
+                }
+            }
+            above = folder;
+        }
+        Ok(())
+    }
+
+    /// Lets the root of a user namespace divide it further: what the kernel says may be given away
+    /// (`/sys/kernel/cgroup/delegate`), and the folders that systemd looks for in version 1.
+    pub fn delegate(&self, user: u32, group: u32) -> Result<()> {
+        for hierarchy in &self.view.hierarchies {
+            let files: &[&str] = match hierarchy.version {
+                Version::V2 => &["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"],
+                Version::V1 if hierarchy.controllers.iter().any(|name| name == "name=systemd") => {
+                    &["", "cgroup.procs", "tasks"]
+                }
+                Version::V1 => continue,
+            };
+            for file in files {
+                let path = self.folder(hierarchy).join(file);
+                let what = || format!("cannot give {} away", path.display());
+                std::os::unix::fs::chown(&path, Some(user), Some(group)).context(what)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files by which a process with one thread enters those of version 1 itself, and the folder of version 2.
+    pub fn entrances(&self) -> Result<(Vec<OwnedFd>, Option<OwnedFd>)> {
+        let (mut tasks, mut unified) = (Vec::new(), None);
+        for hierarchy in &self.view.hierarchies {
+            let folder = self.folder(hierarchy);
+            let what = || format!("cannot open cgroup {}", folder.display());
+            if hierarchy.version == Version::V2 {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                unified = Some(rustix::fs::open(&folder, flags, Mode::empty()).context(what)?);
+            } else {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                tasks.push(rustix::fs::open(folder.join("tasks"), flags, Mode::empty()).context(what)?);
+            }
+        }
+        Ok((tasks, unified))
+    }
+
+    /// Puts a process into it, in the hierarchy of version 2.
+    pub fn add_unified(&self, process: Pid) -> Result<()> {
+        let Some(unified) = self.view.unified() else { return Ok(()) };
+        let folder = self.folder(unified);
+        let what = || format!("cannot put process {process} into {}", folder.display());
+        fs::write(folder.join("cgroup.procs"), process.as_raw_nonzero().to_string()).context(what)
+    }
+
+    /// Has the hierarchy of version 2 give the controllers of these limits to the group, from the root downwards.
     pub fn enable(&self, writes: &[Write]) -> Result<()> {
         let Some(unified) = self.view.unified() else { return Ok(()) };
         let is_unified = |write: &&Write| unified.controllers.contains(&write.controller);

@@ -208,7 +208,11 @@ pub fn joined(joining: &str) -> Result<()> {
 }
 
 fn enter(joining: &Joining, link: &Link) -> Result<Never> {
-    // The runtime puts this process into the container's cgroups meanwhile.
+    // The runtime puts this process into the container's cgroup of version 2 meanwhile.
+    for tasks in &joining.tasks {
+        let entered = rustix::io::write(inherited(*tasks)?, b"0");
+        entered.context(|| "cannot enter the container's cgroups".to_owned())?;
+    }
     link.expect("the runtime went on")?;
     let seccomp = joining.seccomp.map(inherited).transpose()?;
     let console = joining.console.map(inherited).transpose()?;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  create ---- fork ----> monitor: liblxc --- clone ---> first process of the container
-//!    |                      (namespaces, id maps, cgroups)    |  executes this program again, from sealed memory
+//!    |                      (namespaces, id maps)             |  executes this program again, from sealed memory
 //!    | <---------------------------- hello -----------------+
 //!    |  kills the monitor: from now on the caller of `create` is the parent of the first process
 //!    |  limits, hooks of the runtime's namespace

@@ -1,6 +1,6 @@
-//! What liblxc is told of a container: namespaces, id maps, cgroups and the program that becomes its first process. Pure.
+//! What liblxc is told of a container: namespaces, id maps and the program that becomes its first process. Pure.
 //!
-//! Mounts, devices, capabilities and filters are ours (module [`crate::init`]): liblxc's own way of them is not the
+//! Cgroups (module [`crate::cgroup`]), mounts, devices, capabilities and filters are ours (module [`crate::init`]): liblxc's own way of them is not the
 //! specification's. That it has no root file system configured makes liblxc leave the mounts as a copy of the host's.
 
 use std::path::Path;
@@ -15,13 +15,6 @@ pub struct Parts<'a> {
     pub program: &'a Path,
     /// What it is called with.
     pub arguments: &'a [String],
-    /// The cgroup, without the leading slash.
-    pub cgroup: Option<&'a str>,
-}
-
-/// The cgroup that liblxc's monitor is in for its short life.
-pub fn monitor_group(cgroup: &str) -> String {
-    format!("{cgroup}.monitor")
 }
 
 /// Keys and values of liblxc's configuration, in the order in which they are set.
@@ -34,11 +27,6 @@ pub fn items(spec: &Spec, parts: &Parts<'_>) -> Vec<(String, String)> {
     ];
     items.extend(namespaces(spec));
     items.extend(mappings(spec));
-    if let Some(cgroup) = parts.cgroup {
-        items.push(item("lxc.cgroup.relative", "0"));
-        items.push(item("lxc.cgroup.dir.monitor", &monitor_group(cgroup)));
-        items.push(item("lxc.cgroup.dir.container", cgroup));
-    }
     let words = std::iter::once(parts.program.display().to_string()).chain(parts.arguments.iter().cloned());
     items.push(item("lxc.init.cmd", &words.collect::<Vec<_>>().join(" ")));
     items
@@ -92,8 +80,7 @@ mod tests {
     }
 
     fn lines(spec: &Spec) -> Vec<String> {
-        let parts =
-            Parts { program: Path::new("/proc/self/fd/9"), arguments: &["init".to_owned()], cgroup: Some("a/b") };
+        let parts = Parts { program: Path::new("/proc/self/fd/9"), arguments: &["init".to_owned()] };
         items(spec, &parts).into_iter().map(|(key, value)| format!("{key} = {value}")).collect()
     }
 
@@ -111,9 +98,6 @@ mod tests {
             "lxc.namespace.share.net = /run/netns/x",
             "lxc.namespace.clone = pid mnt",
             "lxc.mount.entry = proc /proc proc nosuid,nodev,noexec 0 0",
-            "lxc.cgroup.relative = 0",
-            "lxc.cgroup.dir.monitor = a/b.monitor",
-            "lxc.cgroup.dir.container = a/b",
             "lxc.init.cmd = /proc/self/fd/9 init",
         ]
         "#);

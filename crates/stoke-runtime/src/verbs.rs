@@ -8,10 +8,12 @@ mod inherit;
 mod kill;
 mod limits;
 mod look;
+mod process;
 pub mod run;
 mod start;
 mod template;
 mod terminal;
+mod trees;
 
 use std::path::{Path, PathBuf};
 

@@ -26,7 +26,8 @@ pub struct Plan {
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
     pub spec: Spec,
-    pub cgroup: Option<String>,
+    /// The container's folder in each hierarchy, if the specification has them mounted.
+    pub cgroups: Vec<CgroupTree>,
     /// Numbers of inherited descriptors.
     pub link: i32,
     pub listener: i32,
@@ -40,6 +41,17 @@ pub struct Plan {
     pub options: Options,
 }
 
+/// A folder of cgroups to mount.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say it")]
+pub struct CgroupTree {
+    /// Where the hierarchy is mounted below `/sys/fs/cgroup`.
+    pub name: String,
+    pub controllers: Vec<String>,
+    /// Number of the inherited descriptor.
+    pub tree: i32,
+}
+
 /// What a process that `exec` adds is given.
 #[derive(Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields say it")]
@@ -49,6 +61,8 @@ pub struct Joining {
     pub seccomp_flags: u64,
     pub personality: Option<String>,
     pub link: i32,
+    /// Files by which it enters cgroups of version 1.
+    pub tasks: Vec<i32>,
     /// Kinds of namespaces (as in `config.json`) and inherited descriptors of them, in the order in which they are joined.
     pub namespaces: Vec<(String, i32)>,
     pub console: Option<i32>,

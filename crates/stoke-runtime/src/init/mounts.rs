@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use stoke_sys::mounts::{Change, change};
 
 use super::MountOptions;
-use crate::cgroup::{Group, Version};
 use crate::error::{Context as _, Error, Result};
 use crate::spec::Mount;
+use crate::wire::CgroupTree;
 
 /// How many symbolic links to what does not exist yet are followed.
 const LINKS: u32 = 40;
@@ -87,7 +87,8 @@ pub(super) struct Making<'a> {
     pub root: BorrowedFd<'a>,
     /// The source, if it was opened outside of the container.
     pub tree: Option<OwnedFd>,
-    pub cgroup: Option<&'a Group>,
+    /// The container's folders in the hierarchies.
+    pub cgroups: &'a [(&'a CgroupTree, OwnedFd)],
     pub label: Option<&'a str>,
 }
 
@@ -193,44 +194,40 @@ impl Making<'_> {
 
     /// The container's own part of the hierarchies: with version 2 its cgroup, with version 1 a folder with one for each.
     fn cgroups(&self, options: &MountOptions) -> Result<()> {
-        let Some(group) = self.cgroup else {
-            return Err(Error::field(self.field(), "there are no cgroups to mount"));
-        };
-        let hierarchies = &group.view().hierarchies;
-        let open = |folder: &Path| -> Result<OwnedFd> {
-            let tree = open_tree(CWD, folder, false).context(|| format!("{}: {}", self.field(), folder.display()))?;
+        // The kernel copies no mount that has no place yet: so each can be attached once.
+        let prepare = |tree: &OwnedFd| {
             let own = Change { set: options.set, ..Change::default() };
-            change(&tree, false, &own).context(|| format!("{}: options", self.field()))?;
-            Ok(tree)
+            change(tree, false, &own).context(|| format!("{}: options", self.field()))
         };
-        if let [only] = hierarchies.as_slice()
-            && only.version == Version::V2
+        if let [(only, tree)] = self.cgroups
+            && only.name.is_empty()
         {
-            return self.put(&open(&group.folder(only))?, options);
+            prepare(tree)?;
+            return self.put(tree, options);
         }
         let writable =
             MountOptions { set: options.set & !stoke_sys::mounts::attribute::RDONLY, ..MountOptions::default() };
         let folder = self.open_file_system("tmpfs", &writable, &["mode=755".to_owned()])?;
         self.put(&folder, options)?;
-        for hierarchy in hierarchies {
-            self.cgroup_of(&folder, &hierarchy.mountpoint, open(&group.folder(hierarchy))?, &hierarchy.controllers)?;
+        for (cgroup, tree) in self.cgroups {
+            prepare(tree)?;
+            self.cgroup_of(&folder, cgroup, tree)?;
         }
         let read_only = Change { set: options.set, ..Change::default() };
         change(&folder, false, &read_only).context(|| format!("{}: options", self.field()))
     }
 
-    fn cgroup_of(&self, folder: &OwnedFd, mountpoint: &Path, tree: OwnedFd, controllers: &[String]) -> Result<()> {
-        let name = mountpoint.file_name().unwrap_or_default();
-        let what = || format!("{}: {}", self.field(), Path::new(name).display());
+    fn cgroup_of(&self, folder: &OwnedFd, cgroup: &CgroupTree, tree: &OwnedFd) -> Result<()> {
+        let name = cgroup.name.as_str();
+        let what = || format!("{}: {name}", self.field());
         rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)).context(what)?;
         let place = rustix::fs::openat(folder, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(what)?;
         attach(tree, place).context(what)?;
-        if controllers.len() > 1 && mountpoint.file_name().is_some_and(|name| name.to_string_lossy().contains(',')) {
-            for controller in controllers {
-                match rustix::fs::symlinkat(name, folder, controller.as_str()) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(Error::system(what(), error)),
-                }
+        // Controllers that are mounted together are found by each name.
+        for controller in cgroup.controllers.iter().filter(|_| name.contains(',')) {
+            match rustix::fs::symlinkat(name, folder, controller.as_str()) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(Error::system(what(), error)),
             }
         }
         Ok(())

@@ -11,7 +11,6 @@ use stoke_sys::mounts::{Change, attribute, change};
 
 use super::mounts::{Making, attach, open_tree, resolve};
 use super::{console, devices, inherited, options};
-use crate::cgroup::Group;
 use crate::error::{Context as _, Error, Result};
 use crate::spec::{Root, Spec};
 use crate::wire::{Options, Plan};
@@ -43,13 +42,16 @@ pub(super) fn build(plan: &Plan) -> Result<Built> {
     let root = inherited(plan.root_tree)?;
     attach_root(&root, &plan.rootfs)?;
     let spec = &plan.spec;
-    let cgroup = plan.cgroup.as_deref().map(Group::open).transpose()?;
+    let mut cgroups = Vec::new();
+    for tree in &plan.cgroups {
+        cgroups.push((tree, inherited(tree.tree)?));
+    }
     let linux = spec.linux();
     let has_labels = Path::new("/sys/fs/selinux/enforce").exists();
     let label = Some(linux.mount_label.as_str()).filter(|label| !label.is_empty() && has_labels);
     for (index, mount) in spec.mounts.iter().enumerate() {
         let tree = plan.trees.get(index).copied().flatten().map(inherited).transpose()?;
-        Making { index, mount, root: root.as_fd(), tree, cgroup: cgroup.as_ref(), label }.make()?;
+        Making { index, mount, root: root.as_fd(), tree, cgroups: &cgroups, label }.make()?;
     }
     let own_devices = |mount: &crate::spec::Mount| mount.destination == Path::new("/dev") && options_bind(mount);
     if !spec.mounts.iter().any(own_devices) {

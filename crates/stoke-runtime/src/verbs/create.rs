@@ -7,20 +7,18 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::CWD;
 use rustix::process::{Pid, Signal, WaitOptions};
-use stoke_lxc_sys::container::{self, Definition};
-use stoke_sys::attributes;
-use stoke_sys::mounts::{Change, attribute, change};
+use stoke_lxc_sys::container::{self, Definition, Entrance};
 
+use super::process::{priorities, resource_limits};
+use super::trees::Trees;
 use super::{Runtime, inherit, write_pid_file};
 use crate::cgroup::{self, Group, devices, limits};
 use crate::error::{Context as _, Error, Result};
-use crate::init::{self, MountOptions};
-use crate::spec::{Mount, Process as ProcessSpec, Spec};
+use crate::spec::Spec;
 use crate::state::{Folder, Process, Record, Status};
 use crate::wire::{self, Link, Message, Options, Plan};
-use crate::{check, hooks, lxc, namespaces};
+use crate::{check, hooks, init, lxc, namespaces};
 
 /// How `create` is called.
 #[derive(Clone, Debug, Default)]
@@ -124,17 +122,16 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Removes a container's cgroup and that of its monitor.
+/// Removes a container's cgroup.
 pub(super) fn remove_groups(cgroup: &str) -> Result<()> {
-    let monitor = Group::open(&lxc::monitor_group(cgroup))?.remove();
-    let group = Group::open(cgroup)?.remove();
+    Group::open(cgroup)?.remove()?;
     // The folder that is ours goes with the last one in it.
     if let Some((parent @ "stoke-lxc", _)) = cgroup.rsplit_once('/') {
         for hierarchy in &Group::open(cgroup)?.view().hierarchies {
             let _not_empty = std::fs::remove_dir(hierarchy.mountpoint.join(parent));
         }
     }
-    group.and(monitor)
+    Ok(())
 }
 
 struct Making<'a> {
@@ -161,13 +158,17 @@ impl Making<'_> {
         // Whoever the first process is orphaned to: us, as long as we are there.
         let reaper = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         reaper.context(|| "cannot become a subreaper".to_owned())?;
-        let trees = Trees::open(self.spec, &self.bundle, &self.rootfs)?;
+        let group = Group::open(&self.cgroup)?;
+        group.make()?;
+        if let Some((user, group_id)) = owner(self.spec) {
+            group.delegate(user, group_id)?;
+        }
+        let trees = Trees::open(self.spec, &self.bundle, &self.rootfs, &group)?;
         let (link, init) = self.begin(parts, &trees, unfinished)?;
         unfinished.init = Some(init);
         record.init = Some(init);
         self.folder.write(&record)?;
         unfinished.end_monitor();
-        Group::open(&lxc::monitor_group(&self.cgroup))?.remove()?;
         self.limit(init)?;
         trees.map_ids(self.spec, init)?;
         let state = record.state(Status::Creating);
@@ -179,11 +180,10 @@ impl Making<'_> {
         if let (Some(process), Some(pid)) = (&self.spec.process, Pid::from_raw(init.pid)) {
             resource_limits(process, pid)?;
         }
-        if let Some(path) = &self.creation.pid_file {
-            write_pid_file(path, init.pid)?;
-        }
         record.creator = None;
-        self.folder.write(&record)
+        self.folder.write(&record)?;
+        // Last: whoever waits for the file may start the container at once.
+        self.creation.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
     }
 
     fn record(&self) -> Record {
@@ -227,7 +227,7 @@ impl Making<'_> {
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.clone(),
             spec: self.spec.clone(),
-            cgroup: Some(self.cgroup.clone()),
+            cgroups: trees.cgroups(),
             link: inherit::number(&inside),
             listener: inherit::number(&listener),
             root_tree: inherit::number(&trees.root),
@@ -240,7 +240,7 @@ impl Making<'_> {
         let program = inherit::program()?;
         let path = PathBuf::from(format!("/proc/self/fd/{}", inherit::number(&program)));
         let arguments = [init::CONTAINER.to_owned(), inherit::number(&plan).to_string()];
-        let lxc_parts = lxc::Parts { program: &path, arguments: &arguments, cgroup: Some(&self.cgroup) };
+        let lxc_parts = lxc::Parts { program: &path, arguments: &arguments };
         let definition = Definition {
             // Both make the address of a socket, unique on this host. liblxc has the container's user look into the folder,
             // so it must not be ours.
@@ -251,10 +251,17 @@ impl Making<'_> {
             log_level: self.runtime.lxc_log_level.clone(),
         };
         let optional = [&parts.console, &parts.seccomp, &stderr].into_iter().chain(&trees.mounts);
-        let given = [&inside, &listener, &trees.root, &plan, &program].into_iter().chain(optional.flatten());
+        let cgroups = trees.cgroups.iter().map(|(_, tree)| tree);
+        let given =
+            [&inside, &listener, &trees.root, &plan, &program].into_iter().chain(optional.flatten()).chain(cgroups);
         let given: Vec<BorrowedFd<'_>> = given.map(|descriptor| descriptor.as_fd()).collect();
-        unfinished.monitor =
-            Some(container::start(&definition, &given).context(|| "cannot start a process".to_owned())?);
+        let (tasks, unified) = Group::open(&self.cgroup)?.entrances()?;
+        let entrance = Entrance {
+            tasks: tasks.iter().map(|file| file.as_fd()).collect(),
+            unified: unified.as_ref().map(|folder| folder.as_fd()),
+        };
+        let monitor = container::start(&definition, &given, &entrance);
+        unfinished.monitor = Some(monitor.context(|| "cannot start a process".to_owned())?);
         drop(inside);
         let received = link.receive().context(|| "cannot hear of the container's process".to_owned())?;
         let hello = received.filter(|received| matches!(received.message, Message::Hello));
@@ -286,146 +293,12 @@ fn said(log: &Path) -> String {
     if errors.is_empty() { "it ended without a word".to_owned() } else { errors.join("; ") }
 }
 
-/// Trees of mounts that are opened with the rights of the host, before the container is there.
-struct Trees {
-    root: OwnedFd,
-    mounts: Vec<Option<OwnedFd>>,
-}
-
-impl Trees {
-    fn open(spec: &Spec, bundle: &Path, rootfs: &Path) -> Result<Self> {
-        use crate::init::open_tree;
-        let root = open_tree(CWD, rootfs, true).context(|| format!("root.path: {}", rootfs.display()))?;
-        // What is mounted on it must not come back to the host, unless that is asked for later.
-        let private = Change { propagation: PRIVATE, ..Change::default() };
-        change(&root, true, &private).context(|| "root.path: propagation".to_owned())?;
-        let one = |(index, mount): (usize, &Mount)| {
-            let field = format!("mounts[{index}] ({})", mount.destination.display());
-            let options = MountOptions::parse(&mount.options);
-            let Some(recursive) = options.bind.or_else(|| (mount.kind == "bind").then_some(false)) else {
-                return Ok(None);
-            };
-            let source = bundle.join(&mount.source);
-            let tree =
-                open_tree(CWD, &source, recursive).context(|| format!("{field}: source {}", source.display()))?;
-            // One that is shared stays the host's peer only if the options want that.
-            if options.propagation.is_empty() {
-                change(&tree, true, &private).context(|| format!("{field}: propagation"))?;
-            }
-            Ok(Some(tree))
-        };
-        let mounts = spec.mounts.iter().enumerate().map(one).collect::<Result<_>>()?;
-        Ok(Self { root, mounts })
-    }
-
-    /// Gives mounts the ids of the container's user namespace, which is there only now.
-    fn map_ids(&self, spec: &Spec, init: Process) -> Result<()> {
-        let linux = spec.linux();
-        for (index, mount) in spec.mounts.iter().enumerate() {
-            let field = || format!("mounts[{index}] ({}).uidMappings", mount.destination.display());
-            let options = MountOptions::parse(&mount.options);
-            let has_own = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
-            if !has_own && options.mapped.is_none() {
-                continue;
-            }
-            let is_same = mount.uid_mappings == linux.uid_mappings && mount.gid_mappings == linux.gid_mappings;
-            if has_own && !is_same {
-                return Err(Error::field(field(), "other maps than those of the container are not supported"));
-            }
-            let tree = self.mounts.get(index).and_then(Option::as_ref);
-            let tree = tree.ok_or_else(|| Error::field(field(), "only bind mounts can have mapped ids"))?;
-            let namespace = std::fs::File::open(format!("/proc/{}/ns/user", init.pid)).context(field)?;
-            let mapped = Change { set: attribute::IDMAP, mapping: Some(namespace.as_fd()), ..Change::default() };
-            change(tree, options.mapped == Some(true), &mapped).context(field)?;
-        }
-        Ok(())
-    }
-}
-
-/// `MS_PRIVATE`.
-const PRIVATE: u64 = 1 << 18;
-
-/// Scheduling and the kernel's choice of victims when memory ends.
-pub(super) fn priorities(process: &ProcessSpec, pid: Pid) -> Result<()> {
-    if let Some(score) = process.oom_score_adj {
-        let file = format!("/proc/{pid}/oom_score_adj");
-        std::fs::write(file, score.to_string()).context(|| format!("process.oomScoreAdj: cannot set {score}"))?;
-    }
-    if let Some(scheduler) = &process.scheduler {
-        let scheduling = scheduling(scheduler)?;
-        attributes::set_scheduling(pid, &scheduling).context(|| "process.scheduler".to_owned())?;
-    }
-    if let Some(priority) = &process.io_priority {
-        let class = ["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"];
-        let class = class.iter().position(|class| *class == priority.class).and_then(|at| u32::try_from(at + 1).ok());
-        let class =
-            class.ok_or_else(|| Error::field("process.ioPriority.class", format!("{:?} is none", priority.class)))?;
-        let level = u32::try_from(priority.priority).ok().filter(|level| *level < 8);
-        let level = level.ok_or_else(|| Error::field("process.ioPriority.priority", "must be from 0 to 7"))?;
-        attributes::set_io_priority(pid, class, level).context(|| "process.ioPriority".to_owned())?;
-    }
-    Ok(())
-}
-
-fn scheduling(scheduler: &crate::spec::Scheduler) -> Result<attributes::Scheduling> {
-    // `SCHED_*` of Linux' `include/uapi/linux/sched.h`; 4 was never given away.
-    let policies =
-        ["SCHED_OTHER", "SCHED_FIFO", "SCHED_RR", "SCHED_BATCH", "SCHED_ISO", "SCHED_IDLE", "SCHED_DEADLINE"];
-    let flags = [
-        ("SCHED_FLAG_RESET_ON_FORK", 1),
-        ("SCHED_FLAG_RECLAIM", 2),
-        ("SCHED_FLAG_DL_OVERRUN", 4),
-        ("SCHED_FLAG_KEEP_POLICY", 8),
-        ("SCHED_FLAG_KEEP_PARAMS", 16),
-        ("SCHED_FLAG_UTIL_CLAMP_MIN", 32),
-        ("SCHED_FLAG_UTIL_CLAMP_MAX", 64),
-    ];
-    let policy = policies.iter().position(|policy| *policy == scheduler.policy).and_then(|at| u32::try_from(at).ok());
-    let policy =
-        policy.ok_or_else(|| Error::field("process.scheduler.policy", format!("{:?} is none", scheduler.policy)))?;
-    let mut all = 0;
-    for name in &scheduler.flags {
-        let flag = flags.iter().find(|(flag, _)| flag == name).map(|(_, bit)| *bit);
-        all |= flag.ok_or_else(|| Error::field("process.scheduler.flags", format!("{name:?} is none")))?;
-    }
-    let mut scheduling = attributes::Scheduling::default();
-    scheduling.policy = policy;
-    scheduling.flags = all;
-    scheduling.nice = scheduler.nice;
-    scheduling.priority = u32::try_from(scheduler.priority).unwrap_or_default();
-    (scheduling.runtime, scheduling.deadline, scheduling.period) =
-        (scheduler.runtime, scheduler.deadline, scheduler.period);
-    Ok(scheduling)
-}
-
-/// Resource limits: set from outside, where the right to raise them is.
-pub(super) fn resource_limits(process: &ProcessSpec, pid: Pid) -> Result<()> {
-    use rustix::process::{Resource, Rlimit, prlimit};
-    const KINDS: [Resource; 16] = [
-        Resource::Cpu,
-        Resource::Fsize,
-        Resource::Data,
-        Resource::Stack,
-        Resource::Core,
-        Resource::Rss,
-        Resource::Nproc,
-        Resource::Nofile,
-        Resource::Memlock,
-        Resource::As,
-        Resource::Locks,
-        Resource::Sigpending,
-        Resource::Msgqueue,
-        Resource::Nice,
-        Resource::Rtprio,
-        Resource::Rttime,
-    ];
-    for limit in &process.rlimits {
-        let at = check::RLIMITS.iter().position(|name| *name == limit.kind);
-        let Some(resource) = at.and_then(|at| KINDS.get(at)) else { continue };
-        let value = |value: u64| (value != u64::MAX).then_some(value);
-        let new = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-        let field = || format!("process.rlimits: cannot set {} to {}:{}", limit.kind, limit.soft, limit.hard);
-        prlimit(Some(pid), *resource, new).context(field)?;
-    }
-    Ok(())
+/// Who is root in the container's own user namespace, if it has one.
+fn owner(spec: &Spec) -> Option<(u32, u32)> {
+    let linux = spec.linux();
+    let is_new = |namespace: &crate::spec::Namespace| namespace.kind == "user" && namespace.path().is_none();
+    let root =
+        |mappings: &[crate::spec::IdMapping]| mappings.iter().find(|one| one.container_id == 0).map(|one| one.host_id);
+    linux.namespaces.iter().find(|namespace| is_new(namespace))?;
+    root(&linux.uid_mappings).zip(root(&linux.gid_mappings))
 }

@@ -14,7 +14,7 @@ use rustix::io::FdFlags;
 use rustix::process::Pid;
 use rustix::thread::LinkNameSpaceType;
 
-use super::create::{priorities, resource_limits};
+use super::process::{priorities, resource_limits};
 use super::terminal::Proxy;
 use super::{Runtime, inherit, start, write_pid_file, wrong_status};
 use crate::error::{Context as _, Error, Result};
@@ -140,6 +140,8 @@ impl Spawning<'_> {
         let seccomp = self.spec.linux().seccomp.clone();
         let filter = inherit::filter(seccomp.as_ref())?;
         let namespaces = self.namespaces()?;
+        let group = self.record.group()?;
+        let tasks = group.map_or(Ok(Vec::new()), |group| group.entrances().map(|(tasks, _)| tasks))?;
         let (link, inside) = Link::pair()?;
         let inside = inside.into_socket();
         let to_join = namespaces.iter().filter(|(name, _)| *name != "pid");
@@ -149,6 +151,7 @@ impl Spawning<'_> {
             seccomp_flags: seccomp.as_ref().map(crate::seccomp::flags).transpose()?.unwrap_or_default(),
             personality: self.spec.linux().personality.as_ref().map(|personality| personality.domain.clone()),
             link: inherit::number(&inside),
+            tasks: tasks.iter().map(inherit::number).collect(),
             namespaces: to_join.map(|(name, namespace)| ((*name).to_owned(), inherit::number(namespace))).collect(),
             console: self.console.as_ref().map(inherit::number),
             seccomp: filter.as_ref().map(inherit::number),
@@ -156,7 +159,9 @@ impl Spawning<'_> {
         })?;
         let program = inherit::program()?;
         let given = [Some(&inside), Some(&plan), self.console.as_ref(), filter.as_ref()];
-        for descriptor in given.into_iter().flatten().chain(namespaces.iter().map(|(_, namespace)| namespace)) {
+        for descriptor in
+            given.into_iter().flatten().chain(&tasks).chain(namespaces.iter().map(|(_, namespace)| namespace))
+        {
             let cleared = rustix::io::fcntl_setfd(descriptor, FdFlags::empty());
             cleared.context(|| "cannot let a descriptor be inherited".to_owned())?;
         }
@@ -198,7 +203,7 @@ impl Spawning<'_> {
         let number = i32::try_from(child.id()).unwrap_or_default();
         let pid = Pid::from_raw(number).ok_or_else(|| Error::State("the process has no number".to_owned()))?;
         if let Some(group) = self.record.group()? {
-            group.add(pid)?;
+            group.add_unified(pid)?;
         }
         resource_limits(self.process, pid)?;
         priorities(self.process, pid)?;
