@@ -80,7 +80,7 @@ fn what_is_left_of_a_container_that_died_with_the_host_can_be_deleted() {
 fn another_program_in_our_place_knows_running_containers() {
     let world = World::new("sleep 1000").with("/hostname", json!("kept"));
     let copy = world.path("stoke-lxc");
-    std::fs::copy(env!("CARGO_BIN_EXE_stoke-lxc"), &copy).unwrap();
+    crate::world::copy(env!("CARGO_BIN_EXE_stoke-lxc"), &copy);
     let call = |arguments: &[&str]| {
         let root = format!("--root={}", world.path("root").display());
         let status = std::process::Command::new(&copy).arg(root).args(arguments).current_dir(world.bundle()).status();
@@ -89,7 +89,7 @@ fn another_program_in_our_place_knows_running_containers() {
     world.command(&[]);
     call(&["create", &world.id]);
     std::fs::remove_file(&copy).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_stoke-lxc"), &copy).unwrap();
+    crate::world::copy(env!("CARGO_BIN_EXE_stoke-lxc"), &copy);
     call(&["start", &world.id]);
     std::fs::remove_file(&copy).unwrap();
     for verb in [

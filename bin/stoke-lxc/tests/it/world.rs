@@ -90,7 +90,10 @@ impl World {
 
     /// The program with the test's root, and the configuration as it is now.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        std::fs::write(self.bundle().join("config.json"), self.spec.to_string()).unwrap();
+        // In one step: another call may just be reading it.
+        let (new, config) = (self.path("config.json.new"), self.bundle().join("config.json"));
+        std::fs::write(&new, self.spec.to_string()).unwrap();
+        std::fs::rename(new, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_stoke-lxc"));
         command.arg("--root").arg(self.path("root")).args(arguments).current_dir(self.bundle()).stdin(Stdio::null());
         command
@@ -186,7 +189,7 @@ fn fill(root: &Path) {
     for folder in ["bin", "proc", "sys", "dev", "etc", "tmp", "mnt"] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    copy("/bin/busybox", &root.join("bin/busybox"));
     for name in [
         "sh", "cat", "echo", "grep", "head", "id", "kill", "ls", "mount", "pwd", "readlink", "sleep", "stat", "touch",
         "true", "tty", "env", "hostname", "mkdir", "rm", "sort", "test", "wc", "awk", "sed", "dd", "chown", "mknod",
@@ -197,8 +200,14 @@ fn fill(root: &Path) {
     let needed = Command::new("ldd").arg("/bin/busybox").output().unwrap();
     let needed = String::from_utf8(needed.stdout).unwrap();
     for path in needed.split_whitespace().filter(|word| word.starts_with('/')) {
-        let copy = root.join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
-        std::fs::copy(path, copy).unwrap();
+        let to = root.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        copy(path, &to);
     }
+}
+
+/// Copies a program, in a process of its own: what another test starts meanwhile would keep a copy of ours open for writing,
+/// and such a file cannot be executed.
+pub(crate) fn copy(from: &str, to: &Path) {
+    assert!(Command::new("cp").args([Path::new(from), to]).status().unwrap().success(), "cannot copy {from}");
 }
