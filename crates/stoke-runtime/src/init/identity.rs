@@ -164,6 +164,13 @@ impl Last<'_> {
         let program = text(self.program.0.as_os_str().as_bytes())?;
         self.personality.map_or(Ok(()), personality)?;
         labels(process, self.proc)?;
+        // As root first: the user may not see the folders above. Once more as the user, who must be allowed to be there.
+        let _as_root = rustix::process::chdir(process.cwd.as_str());
+        // All that a filter could forbid comes before it, but for what has to be the last.
+        let preserved = 3 + self.options.preserve_fds;
+        attributes::close_on_exec_from(preserved).context(|| "cannot close descriptors".to_owned())?;
+        attributes::default_signals().context(|| "cannot reset signals".to_owned())?;
+        rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
         let new_privileges = !process.no_new_privileges;
         if !new_privileges {
             rustix::thread::set_no_new_privs(true).context(|| "process.noNewPrivileges".to_owned())?;
@@ -171,18 +178,10 @@ impl Last<'_> {
             // Without the flag only who may administrate can load one, and that may be gone soon.
             self.load(filter)?;
         }
-        if !process.cwd.is_empty() {
-            // As root first: the user may not see the folders above. Once more as the user, who must be allowed to be there.
-            let _as_root = rustix::process::chdir(process.cwd.as_str());
-        }
         become_user(process)?;
         let cwd = || format!("process.cwd: cannot change to {}", process.cwd);
         rustix::process::chdir(process.cwd.as_str()).context(cwd)?;
         stay_inside(&process.cwd)?;
-        let preserved = 3 + self.options.preserve_fds;
-        attributes::close_on_exec_from(preserved).context(|| "cannot close descriptors".to_owned())?;
-        attributes::default_signals().context(|| "cannot reset signals".to_owned())?;
-        rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
         if !new_privileges && let Some(filter) = &self.seccomp {
             self.load(filter)?;
         }
