@@ -308,16 +308,18 @@ fn limit(capabilities: &Capabilities) -> Result<()> {
     Ok(())
 }
 
+/// What cannot be granted is left out, as the specification asks for since 1.1: nobody gets more than we have ourselves.
 fn gain(capabilities: &Capabilities) -> Result<()> {
+    let own = rustix::thread::capabilities(None).context(|| "process.capabilities".to_owned())?.permitted;
     let sets = rustix::thread::CapabilitySets {
-        effective: set(&capabilities.effective),
-        permitted: set(&capabilities.permitted),
-        inheritable: set(&capabilities.inheritable),
+        effective: set(&capabilities.effective) & own,
+        permitted: set(&capabilities.permitted) & own,
+        inheritable: set(&capabilities.inheritable) & own,
     };
     rustix::thread::set_capabilities(None, sets).context(|| "process.capabilities".to_owned())?;
     let what = || "process.capabilities.ambient".to_owned();
     rustix::thread::clear_ambient_capability_set().context(what)?;
-    for one in set(&capabilities.ambient) {
+    for one in set(&capabilities.ambient) & own {
         rustix::thread::configure_capability_in_ambient_set(one, true).context(what)?;
     }
     Ok(())
