@@ -33,7 +33,7 @@ fn they_run_in_order_with_the_state_on_their_input() {
     let names = |list: &[(String, Value)]| {
         list.iter().map(|(name, state)| format!("{name} {}", state["status"].as_str().unwrap())).collect::<Vec<_>>()
     };
-    assert_eq!(names(&order()), ["prestart creating", "createRuntime creating", "createContainer creating"]);
+    assert_eq!(names(&order()), ["prestart created", "createRuntime creating", "createContainer creating"]);
     assert!(order().iter().all(|(_, state)| state["pid"] == pid && state["id"] == world.id));
     world.ok(&["start", &world.id]);
     assert_eq!(names(&order())[3..], ["poststart running"]);

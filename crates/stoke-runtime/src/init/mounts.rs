@@ -124,7 +124,9 @@ impl Making<'_> {
 
     /// A bind mount: the source's attributes stay, but for what the options say.
     fn bound(&self, tree: OwnedFd, options: &MountOptions) -> Result<OwnedFd> {
-        if let Some(unknown) = options.data.first() {
+        // Options with a value are for a file system, which is mounted already: callers leave them there, and the kernel
+        // ignores them. A word that nobody knows is a mistake.
+        if let Some(unknown) = options.data.iter().find(|option| !option.contains('=')) {
             return Err(Error::field(self.field(), format!("{unknown:?} is no option of a bind mount")));
         }
         let clear = MountOptions::cleared(options.set, options.clear);

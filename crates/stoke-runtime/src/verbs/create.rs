@@ -173,7 +173,9 @@ impl Making<'_> {
         trees.map_ids(self.spec, init)?;
         let state = record.state(Status::Creating);
         let hooks = self.spec.hooks();
-        hooks::run("prestart", &hooks.prestart, &state, &self.bundle)?;
+        // Of old these ran after `create`, and expect to be told so.
+        let created = record.state(Status::Created);
+        hooks::run("prestart", &hooks.prestart, &created, &self.bundle)?;
         hooks::run("createRuntime", &hooks.create_runtime, &state, &self.bundle)?;
         link.send(&Message::Go { pid: init.pid }, None).context(|| "the container's process died".to_owned())?;
         link.expect("the container was prepared")?;
