@@ -9,6 +9,7 @@ mod farm;
 mod http;
 mod image;
 mod nbd;
+mod oci;
 mod operator;
 mod peers;
 mod processor;
@@ -54,6 +55,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("containerfile", containerfile::run),
     ("update", update::run),
     ("operator", operator::run),
+    ("oci", oci::run),
 ];
 
 fn main() -> Result<()> {
