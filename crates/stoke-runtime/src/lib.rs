@@ -17,7 +17,7 @@
 //! So nothing of ours or of liblxc's stays beside a running container, and whoever called `create` (conmon, a shim) sees its
 //! end exactly as the kernel tells it.
 //!
-//! - [`verbs`] are what callers ask for. Read [`verbs::create`] first.
+//! - [`verbs`] are what callers ask for. Read [`mod@verbs::create`] first.
 //! - [`spec`] is `config.json`; [`check`] says what of it is refused; [`lxc`] is what liblxc is told, pure.
 //! - [`init`] is all that happens in the container's first process, and in one that `exec` adds.
 //! - [`cgroup`] plans and applies limits; [`state`] is what is remembered of a container.

@@ -1,6 +1,6 @@
 //! `create`: from a bundle to a container that waits for `start`.
 //!
-//! What fails leaves nothing: [`Unfinished`] takes back what was made. What is killed leaves a folder whose record says what
+//! What fails leaves nothing: `Unfinished` takes back what was made. What is killed leaves a folder whose record says what
 //! was made, so that `delete` can.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
