@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::build::{Profile, build};
 use crate::packages::{Purpose, ensure};
 use crate::run::{cargo, has_program, run};
-use crate::{docs, images, tidy};
+use crate::{demo, docs, images, tidy};
 
 /// Version of cargo-deny that the gate uses.
 const CARGO_DENY: &str = "0.20.2";
@@ -23,7 +23,8 @@ pub(crate) struct TestOptions {
     /// Only the rings that have a cluster, with this version of Kubernetes; it is built once, which takes minutes.
     #[arg(long, value_parser = testbed::KUBERNETES_VERSIONS)]
     kubernetes: Option<String>,
-    /// Also the rolling update of two nodes that have joined a cluster, which takes ten minutes.
+    /// Also the rolling update of two nodes that have joined a cluster, and the demonstration in one, whose image is built there:
+    /// fifteen minutes.
     #[arg(long)]
     long: bool,
 }
@@ -61,7 +62,9 @@ pub(crate) fn test(options: &TestOptions) -> Result<()> {
     guests.arg(format!("--test-threads={threads}"));
     let guests = run("tests with real guests", guests.env("STOKE_PROGRAMS", &programs).args(filter.clone()));
     // Whoever reads the outcome wants to see all rings.
-    clusters(&programs, None, &arguments).and(guests).and(crates)
+    let clusters = clusters(&programs, None, &arguments);
+    let demonstration = if options.long && options.filter.is_none() { demo::in_a_cluster() } else { Ok(()) };
+    demonstration.and(clusters).and(guests).and(crates)
 }
 
 /// What has a cluster, with another version of Kubernetes than the usual one.

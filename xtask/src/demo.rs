@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The same files on Kubernetes: `test/cluster/examples/demo.rs` has the cluster.
-fn in_a_cluster() -> Result<()> {
+pub(crate) fn in_a_cluster() -> Result<()> {
     ensure(Purpose::Test)?;
     let programs = build(Profile::Dev)?;
     let images = crate::images::make_for_demo(&programs)?;
