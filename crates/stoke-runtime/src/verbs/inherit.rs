@@ -4,10 +4,15 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context as _, Result};
 use crate::spec::{Process, Seccomp};
 use crate::state::MEMORY_NAME;
+
+/// How often a copy is sealed that is busy: the kernel itself waits each time, about 150 ms, for whoever holds a page of it
+/// (`memfd_wait_for_pins` in its `mm/memfd.c`).
+const SEAL_TRIES: usize = 20;
 
 /// A copy of our program that nobody can write to: what runs in a container must not lead to the host's file (CVE-2019-5736).
 pub(super) fn program() -> Result<OwnedFd> {
@@ -20,7 +25,14 @@ pub(super) fn program() -> Result<OwnedFd> {
     let mut memory = std::fs::File::from(memory);
     io::copy(&mut own, &mut memory).context(what)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&memory, seals).context(what)?;
+    let mut sealed = rustix::fs::fcntl_add_seals(&memory, seals);
+    for _ in 1..SEAL_TRIES {
+        if sealed != Err(Errno::BUSY) {
+            break;
+        }
+        sealed = rustix::fs::fcntl_add_seals(&memory, seals);
+    }
+    sealed.context(what)?;
     Ok(memory.into())
 }
 
