@@ -55,6 +55,10 @@ pub fn container(plan: &str) -> Result<()> {
         Err(error) => return report(&link, error),
     };
     link.send(&Message::Ready, None).context(|| "cannot say that all is prepared".to_owned())?;
+    // Nobody could start what `create` did not come to write down.
+    if !matches!(link.receive(), Ok(Some(_))) {
+        return Err(Error::State("create ended before the container was written down".to_owned()));
+    }
     drop(link);
     let link = wait_for_start(&inherited(plan.listener)?)?;
     match start(&plan, &link, &proc, program) {

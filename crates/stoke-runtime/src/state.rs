@@ -304,8 +304,7 @@ impl Folder {
             None if record.creator.is_some_and(Process::is_alive) => Status::Creating,
             None => Status::Stopped,
             Some(init) if !init.is_alive() => Status::Stopped,
-            // With a creator still in the record, `create` has not finished. If that is dead nobody will: `delete --force` takes
-            // away what is there.
+            // With a creator still in the record, `create` has not finished; if that is dead, init is about to end.
             Some(_) if record.creator.is_some() => Status::Creating,
             Some(init) if self.is_waiting(init) => Status::Created,
             Some(_) if matches!(record.group().map(|group| group.is_some_and(|group| group.is_frozen())), Ok(true)) => {

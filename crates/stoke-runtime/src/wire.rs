@@ -89,7 +89,7 @@ pub enum Message {
         /// Process number as the runtime sees it.
         pid: i32,
     },
-    /// All is prepared; or what was sent is received.
+    /// All is prepared; or what was sent is received; or the container is written down.
     Ready,
     /// A seccomp listener, in an attached descriptor.
     Listener,

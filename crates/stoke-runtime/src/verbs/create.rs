@@ -184,6 +184,7 @@ impl Making<'_> {
         }
         record.creator = None;
         self.folder.write(&record)?;
+        link.send(&Message::Ready, None).context(|| "the container's process died".to_owned())?;
         // Last: whoever waits for the file may start the container at once.
         self.creation.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
     }
